@@ -1,0 +1,1 @@
+"""Fine-tuning methods, one file each; installed as `petl_bench.methods`."""

@@ -1,0 +1,109 @@
+"""Adapters: a small bottleneck network inside each residual branch.
+
+y = x + W_up gelu(W_down x + b_down) + b_up,  W_down: [m, D],  W_up: [D, m],
+applied to a branch's output before dropout and residual.
+`houlsby` puts one after every self-attention and every feed-forward (Houlsby et al. 2019,
+arXiv:1902.00751, section 2.1, figure 2); `pfeiffer` one after every feed-forward (Pfeiffer et al.
+2021, arXiv:2005.00247, section 3.2). Neither follows a decoder's cross-attention, as in the LST
+authors' code; it also starts the linear layers at N(0, 0.01**2), which Houlsby calls near-identity.
+
+Legend: B batch, T tokens, D hidden size, m bottleneck.
+"""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from petl_bench.backbones.ports import Dims, Ports, SublayerKind
+from petl_bench.method import Method, MethodConfig, freeze
+
+_AFTER = {
+    "houlsby": {SublayerKind.SELF_ATTENTION, SublayerKind.FEED_FORWARD},
+    "pfeiffer": {SublayerKind.FEED_FORWARD},
+}
+
+
+class AdapterConfig(MethodConfig):
+    """Where the bottlenecks stand and how wide they are."""
+
+    placement: Literal["houlsby", "pfeiffer"] = Field(
+        "houlsby", description="houlsby: after self-attention and feed-forward; pfeiffer: the latter"
+    )
+    reduction: int = Field(16, gt=0, description="bottleneck m = hidden size / reduction")
+    bottleneck: int | None = Field(None, gt=0, description="m itself; overrides reduction")
+    norms: bool = Field(default=True, description="train all of the backbone's norms too")
+
+    def width(self, hidden_size: int) -> int:
+        """The bottleneck m."""
+        return self.bottleneck or max(1, hidden_size // self.reduction)
+
+
+class Bottleneck(nn.Module):
+    """x + up(gelu(down(x)))."""
+
+    def __init__(self, hidden_size: int, width: int, like: torch.Tensor) -> None:
+        super().__init__()
+        self.down = nn.Linear(hidden_size, width, dtype=like.dtype, device=like.device)
+        self.up = nn.Linear(width, hidden_size, dtype=like.dtype, device=like.device)
+        for linear in (self.down, self.up):
+            nn.init.normal_(linear.weight, std=0.01)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, branch_BTD: torch.Tensor) -> torch.Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        inner_BTm = F.gelu(self.down(branch_BTD), approximate="tanh")  # "gelu_new"
+        up_BTD: torch.Tensor = self.up(inner_BTm)
+        return branch_BTD + up_BTD
+
+
+def attach(model: nn.Module, ports: Ports, config: AdapterConfig) -> nn.Module:
+    """Freeze the backbone and hang a bottleneck on each chosen branch's last projection."""
+    freeze(model)
+    hidden_size = ports.dims.hidden_size
+    after = _AFTER[config.placement]
+    chosen = [s.output for s in ports.sublayers if s.kind in after]
+    if not chosen:
+        raise ValueError(f"adapter: no sublayer of kind {' or '.join(sorted(after))}")
+    for output in chosen:
+        output.adapter = Bottleneck(hidden_size, config.width(hidden_size), output.weight)
+        output.register_forward_hook(_adapt)
+    if config.norms:
+        for norm in ports.norms:
+            norm.requires_grad_(requires_grad=True)
+    return model
+
+
+def _adapt(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    del args
+    adapter = module.adapter
+    assert isinstance(adapter, Bottleneck)
+    adapted: torch.Tensor = adapter(output)
+    return adapted
+
+
+def trainable_parameters(dims: Dims, config: AdapterConfig) -> int:
+    """2 D m + m + D a bottleneck, and D a norm.
+
+    T5-base, m = 48: 48 bottlenecks of 74,544 and 62 norms of 768 make 3,625,728.
+    """
+    D, m = dims.hidden_size, config.width(dims.hidden_size)
+    after = _AFTER[config.placement]
+    bottlenecks = sum(
+        stack.layers * sum(kind in after for kind in stack.sublayers)
+        for stack in dims.stacks.values()
+    )
+    norms = dims.num_sublayers + len(dims.stacks) if config.norms else 0
+    return bottlenecks * (2 * D * m + m + D) + norms * D
+
+
+METHOD = Method(
+    name="adapter",
+    title="Adapter",
+    source="Houlsby et al. 2019, arXiv:1902.00751, section 2.1",
+    config=AdapterConfig,
+    attach=attach,
+    trainable_parameters=trainable_parameters,
+)

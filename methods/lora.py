@@ -1,0 +1,87 @@
+"""LoRA: frozen weights plus a trainable low-rank update.
+
+y = W x + (alpha / r) B A x,  A: [r, d_in],  B: [d_out, r],  B starts at 0.
+The layers are peft's. `biases=all` is the LST paper's "LoRA" row: it also adds and trains a bias
+on every projection, sublayer norm and the head, and trains the relative position tables, whose
+names contain "bias".
+Source: Hu et al. 2021, arXiv:2106.09685, section 4.1. Left out: merging.
+"""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+from torch import nn
+
+from petl_bench.backbones.ports import Dims, Ports, SublayerKind, add_biases
+from petl_bench.method import Method, MethodConfig
+
+
+class LoraConfig(MethodConfig):
+    """peft's options that shape the update, by peft's names."""
+
+    r: int = Field(32, gt=0, description="rank of the update")
+    alpha: int = Field(32, gt=0, description="the update is scaled by alpha / r")
+    targets: tuple[str, ...] = Field(("q", "v"), description="projections: q, k, v, o, wi, wo")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout before A")
+    biases: Literal["none", "all"] = Field("none", description="all: the LST paper's row")
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(","))
+        return value
+
+
+def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
+    """peft's model with an update beside every target projection."""
+    import peft  # noqa: PLC0415 - two seconds that only the worker should pay
+
+    roles = ports.projections
+    missing = [target for target in config.targets if target not in roles]
+    if missing:
+        raise ValueError(f"lora: no projection {missing[0]!r}; here are: {', '.join(roles)}")
+    if config.biases == "all":
+        add_biases(ports.biasable)
+    lora: nn.Module = peft.get_peft_model(
+        model,
+        peft.LoraConfig(
+            task_type=ports.peft_task,
+            r=config.r,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=list(config.targets),
+            bias=config.biases,
+        ),
+    )
+    return lora
+
+
+def trainable_parameters(dims: Dims, config: LoraConfig) -> int:
+    """r (d_in + d_out) a target; with `biases=all` every bias and relative position table.
+
+    T5-base, r = 32 on q and v: 36 attentions * 2 * 32 * 1,536 = 3,538,944.
+    """
+    D, inner, F = dims.hidden_size, dims.inner_size, dims.feed_forward_size
+    total = 0
+    for stack in dims.stacks.values():
+        feed_forwards = stack.layers * stack.sublayers.count(SublayerKind.FEED_FORWARD)
+        for target in config.targets:
+            if target in {"q", "k", "v", "o"}:
+                total += stack.attentions * config.r * (D + inner)
+            else:
+                total += feed_forwards * config.r * (D + F)
+    if config.biases == "all":
+        tables = sum(s.relative_position_buckets for s in dims.stacks.values()) * dims.num_heads
+        total += dims.bias_terms + tables
+    return total
+
+
+METHOD = Method(
+    name="lora",
+    title="LoRA",
+    source="Hu et al. 2021, arXiv:2106.09685, section 4.1",
+    config=LoraConfig,
+    attach=attach,
+    trainable_parameters=trainable_parameters,
+)

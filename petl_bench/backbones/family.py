@@ -1,0 +1,28 @@
+"""What a family of backbones offers the harness."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.case import Backbone, Workload
+
+ConfigScalar = bool | int | float | str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One architecture: dimensions by name, and how to build it and open its ports."""
+
+    name: str  # transformers' model_type
+    published: Mapping[str, Mapping[str, ConfigScalar]]
+    normalise: Callable[[Mapping[str, Any]], dict[str, ConfigScalar]]  # keep what shapes it
+    dims: Callable[[Backbone], Dims]
+    build: Callable[[Backbone], nn.Module]  # random weights, on torch's current default device
+    ports: Callable[[nn.Module, Backbone], Ports]
+    # A training batch of the workload's shape. Its last example is one token short, since no
+    # real batch is free of padding and a batch without any lets transformers skip the mask.
+    batch: Callable[[Backbone, Workload, torch.device], dict[str, torch.Tensor]]

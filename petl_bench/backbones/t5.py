@@ -1,0 +1,297 @@
+"""T5: encoder-decoder with relative position buckets, pre-RMSNorm layers and a tied head.
+
+Source: Raffel et al. 2020, arXiv:1910.10683; dimensions from the published configurations of the
+original release (vocabulary 32,128; the LST paper's runs resized theirs to 32,100).
+
+Legend: B batch, S source tokens, T target tokens, D hidden size, d thin hidden size.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from petl_bench.backbones.family import ConfigScalar, Family
+from petl_bench.backbones.ports import (
+    Dims,
+    Ports,
+    Stack,
+    StackDims,
+    Sublayer,
+    SublayerKind,
+    ThinStack,
+)
+from petl_bench.case import Backbone, DType, Workload
+
+TORCH_DTYPES = {
+    DType.FP32: torch.float32,
+    DType.BF16: torch.bfloat16,
+    DType.FP16: torch.float16,
+}
+
+_DEFAULTS: dict[str, ConfigScalar] = {
+    "vocab_size": 32128,
+    "d_model": 512,
+    "d_kv": 64,
+    "d_ff": 2048,
+    "num_layers": 6,
+    "num_decoder_layers": None,  # as many as num_layers
+    "num_heads": 8,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
+    "dropout_rate": 0.1,
+    "feed_forward_proj": "relu",
+    "tie_word_embeddings": True,  # False marks T5 1.1, whose decoder output is not scaled
+}
+
+
+def _published(d_model: int, d_ff: int, num_layers: int, num_heads: int, d_kv: int) -> dict[str, Any]:
+    return _DEFAULTS | {
+        "d_model": d_model,
+        "d_ff": d_ff,
+        "num_layers": num_layers,
+        "num_decoder_layers": num_layers,
+        "num_heads": num_heads,
+        "d_kv": d_kv,
+    }
+
+
+PUBLISHED = {
+    "t5-small": _published(512, 2048, 6, 8, 64),
+    "t5-base": _published(768, 3072, 12, 12, 64),
+    "t5-large": _published(1024, 4096, 24, 16, 64),
+    "t5-3b": _published(1024, 16384, 24, 32, 128),
+    "t5-11b": _published(1024, 65536, 24, 128, 128),
+}
+
+
+def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
+    shape = {key: config.get(key, default) for key, default in _DEFAULTS.items()}
+    shape["num_decoder_layers"] = shape["num_decoder_layers"] or shape["num_layers"]
+    for key, value in shape.items():
+        default = _DEFAULTS[key]
+        whole = isinstance(default, int) and not isinstance(default, bool)
+        if (whole or key == "num_decoder_layers") and (type(value) is not int or value < 1):
+            raise ValueError(f"{key} must be a positive whole number (got {value!r})")
+    if not isinstance(shape["feed_forward_proj"], str):
+        raise TypeError(f"feed_forward_proj must be a string (got {shape['feed_forward_proj']!r})")
+    return shape
+
+
+def _dims(backbone: Backbone) -> Dims:
+    config: dict[str, Any] = backbone.config
+    hidden, inner = config["d_model"], config["num_heads"] * config["d_kv"]
+    gated = config["feed_forward_proj"].startswith("gated-")
+    buckets = config["relative_attention_num_buckets"]
+    stacks = {
+        "encoder": StackDims(
+            layers=config["num_layers"],
+            sublayers=(SublayerKind.SELF_ATTENTION, SublayerKind.FEED_FORWARD),
+            relative_position_buckets=buckets,
+        ),
+        "decoder": StackDims(
+            layers=config["num_decoder_layers"],
+            sublayers=(
+                SublayerKind.SELF_ATTENTION,
+                SublayerKind.CROSS_ATTENTION,
+                SublayerKind.FEED_FORWARD,
+            ),
+            relative_position_buckets=buckets,
+        ),
+    }
+    total = config["vocab_size"] * hidden
+    for stack in stacks.values():
+        total += stack.attentions * (4 * hidden * inner + hidden)
+        total += stack.layers * ((2 + gated) * hidden * config["d_ff"] + hidden)
+        total += buckets * config["num_heads"] + hidden
+    return Dims(
+        hidden_size=hidden,
+        num_heads=config["num_heads"],
+        head_size=config["d_kv"],
+        feed_forward_size=config["d_ff"],
+        feed_forward_inputs=1 + gated,
+        vocabulary_size=config["vocab_size"],
+        dropout=config["dropout_rate"],
+        stacks=stacks,
+        total_parameters=total,
+    )
+
+
+def _build(backbone: Backbone) -> nn.Module:
+    from transformers import AutoModelForSeq2SeqLM, T5Config  # noqa: PLC0415 - only workers need it
+
+    config = T5Config(**backbone.config, decoder_start_token_id=0)
+    dtype = TORCH_DTYPES[backbone.dtype]
+    model: nn.Module = AutoModelForSeq2SeqLM.from_config(
+        config, dtype=dtype, attn_implementation=backbone.attention.value
+    )
+    if backbone.dtype is DType.FP16:
+        # transformers loads T5 so: wo overflows in half precision (_keep_in_fp32_modules).
+        for name, module in model.named_modules():
+            if name.endswith(".wo"):
+                module.to(torch.float32)
+    return model
+
+
+def _ports(model: nn.Module, backbone: Backbone) -> Ports:
+    t5: Any = model
+    sublayers: list[Sublayer] = []
+    for name, stack in (("encoder", t5.encoder), ("decoder", t5.decoder)):
+        for index, block in enumerate(stack.block):
+            sublayers.extend(_sublayer(name, index, layer) for layer in block.layer)
+    scale = t5.config.d_model**-0.5 if t5.config.scale_decoder_outputs else 1.0
+
+    def run_stacks(batch: dict[str, torch.Tensor]) -> None:
+        encoder_BSD = t5.encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+        t5.decoder(
+            t5._shift_right(batch["labels"]),  # noqa: SLF001 - as T5's own forward does
+            encoder_hidden_states=encoder_BSD,
+            encoder_attention_mask=batch["attention_mask"],
+            use_cache=False,
+        )
+
+    def logits(states_BTD: torch.Tensor) -> torch.Tensor:
+        head: nn.Linear = t5.lm_head
+        return head(states_BTD * scale if scale != 1.0 else states_BTD)
+
+    def loss(logits_BTV: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return F.cross_entropy(logits_BTV.flatten(0, 1), batch["labels"].flatten())
+
+    return Ports(
+        dims=_dims(backbone),
+        sublayers=tuple(sublayers),
+        norms=tuple(
+            [sublayer.norm for sublayer in sublayers]
+            + [t5.encoder.final_layer_norm, t5.decoder.final_layer_norm]
+        ),
+        stacks=tuple(
+            Stack(
+                name=name,
+                embedding=stack.embed_tokens,
+                layers=tuple(stack.block),
+                thin=partial(ThinT5Stack, stack.config),
+            )
+            for name, stack in (("encoder", t5.encoder), ("decoder", t5.decoder))
+        ),
+        head=t5.lm_head,
+        peft_task="SEQ_2_SEQ_LM",
+        run_stacks=run_stacks,
+        logits=logits,
+        loss=loss,
+    )
+
+
+def _sublayer(stack: str, index: int, layer: Any) -> Sublayer:
+    kind, inside = {
+        "T5LayerSelfAttention": (SublayerKind.SELF_ATTENTION, "SelfAttention"),
+        "T5LayerCrossAttention": (SublayerKind.CROSS_ATTENTION, "EncDecAttention"),
+        "T5LayerFF": (SublayerKind.FEED_FORWARD, "DenseReluDense"),
+    }[type(layer).__name__]
+    projections = {
+        role: module
+        for role, module in getattr(layer, inside).named_children()
+        if isinstance(module, nn.Linear)
+    }
+    output = projections["wo" if kind is SublayerKind.FEED_FORWARD else "o"]
+    return Sublayer(
+        stack=stack,
+        layer=index,
+        kind=kind,
+        norm=layer.layer_norm,
+        projections=projections,
+        output=output,
+    )
+
+
+class ThinT5Stack(ThinStack):
+    """T5 blocks of width D / r: d, d_kv and d_ff divided by r, the number of heads kept.
+
+    Source: the authors' seq2seq code, modeling_side_t5.py. The first kept block owns a table of
+    relative position biases; the others reuse what it computes.
+    """
+
+    def __init__(self, config: Any, reduction: int, kept: Sequence[int]) -> None:
+        from transformers.models.t5.modeling_t5 import T5Block, T5LayerNorm  # noqa: PLC0415
+
+        super().__init__()
+        thin = copy.deepcopy(config)
+        thin.d_model, thin.d_kv, thin.d_ff = (
+            size // reduction for size in (config.d_model, config.d_kv, config.d_ff)
+        )
+        self.width = thin.d_model
+        self.block = nn.ModuleDict(
+            {
+                str(index): T5Block(
+                    thin, has_relative_attention_bias=index == kept[0], layer_idx=index
+                )
+                for index in kept
+            }
+        )
+        self.final_layer_norm = T5LayerNorm(thin.d_model, eps=thin.layer_norm_epsilon)
+        self.dropout = nn.Dropout(thin.dropout_rate)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._encoder_states_BSd: torch.Tensor | None = None
+        self._position_bias: torch.Tensor | None = None
+        self._cross_position_bias: torch.Tensor | None = None
+
+    def start(self, encoder_states_BTd: torch.Tensor | None) -> None:
+        self._forget()
+        self._encoder_states_BSd = encoder_states_BTd
+
+    def layer(
+        self, index: int, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> torch.Tensor:
+        del kwargs
+        # T5Stack calls a block with: hidden states, mask, position bias, encoder states,
+        # encoder mask, cross position bias.
+        mask, encoder_mask = args[1], args[4]
+        state_BTd, self._position_bias, self._cross_position_bias = self.block[str(index)](
+            state_BTd,
+            mask,
+            self._position_bias,
+            self._encoder_states_BSd,
+            encoder_mask,
+            self._cross_position_bias,
+        )
+        return state_BTd
+
+    def finish(self, state_BTd: torch.Tensor) -> torch.Tensor:
+        self._forget()
+        normed: torch.Tensor = self.dropout(self.final_layer_norm(state_BTd))
+        return normed
+
+
+def _batch(
+    backbone: Backbone, workload: Workload, device: torch.device
+) -> dict[str, torch.Tensor]:
+    B, S, T = workload.batch_size, workload.source_length_tokens, workload.target_length_tokens
+    vocabulary = backbone.config["vocab_size"]
+    assert isinstance(vocabulary, int)
+    generator = torch.Generator().manual_seed(workload.seed)
+    # Drawn on the CPU and moved, as a data loader would; meta tensors only keep the shape.
+    source_BS = torch.randint(2, vocabulary, (B, S), generator=generator)
+    target_BT = torch.randint(2, vocabulary, (B, T), generator=generator)
+    mask_BS = torch.ones(B, S, dtype=torch.long)
+    mask_BS[-1, -1] = 0
+    return {
+        "input_ids": source_BS.to(device),
+        "attention_mask": mask_BS.to(device),
+        "labels": target_BT.to(device),
+    }
+
+
+FAMILY = Family(
+    name="t5",
+    published=PUBLISHED,
+    normalise=_normalise,
+    dims=_dims,
+    build=_build,
+    ports=_ports,
+    batch=_batch,
+)

@@ -1,0 +1,95 @@
+"""The question: which method, on which backbone, under which workload.
+
+Everything here is a frozen value that serialises to JSON; nothing here imports torch.
+"""
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ConfigValue = bool | int | float | str | None | tuple[int, ...] | tuple[str, ...]
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class Frozen(BaseModel):
+    """A value: immutable, strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DType(StrEnum):
+    """Storage type of the backbone's weights."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Attention(StrEnum):
+    """Attention implementation, by transformers' name."""
+
+    EAGER = "eager"
+    SDPA = "sdpa"
+
+
+class Optimizer(StrEnum):
+    """Optimizer of the trainable parameters, each as torch.optim builds it by default on CUDA."""
+
+    ADAMW = "adamw"
+    ADAMW_FUSED = "adamw_fused"
+    SGD = "sgd"
+
+
+class Backbone(Frozen):
+    """An architecture with its dimensions, weight dtype and attention implementation.
+
+    `config` holds what shapes the network and nothing else, so that two folders with the same
+    network are the same backbone.
+    """
+
+    name: str
+    family: str
+    config: dict[str, bool | int | float | str | None]
+    dtype: DType = DType.FP32
+    attention: Attention = Attention.EAGER
+
+
+class MethodChoice(Frozen):
+    """A method by name, with its configuration fully resolved (defaults included)."""
+
+    name: str
+    config: dict[str, Any] = {}
+
+
+class Workload(Frozen):
+    """One training step's load, and how often it is taken."""
+
+    batch_size: PositiveInt = 100
+    source_length_tokens: PositiveInt = 128
+    target_length_tokens: PositiveInt = 3
+    optimizer: Optimizer = Optimizer.ADAMW
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    seed: int = 0
+    warmup_steps: PositiveInt = Field(1, description="step 0 makes optimizer state and workspaces")
+    measured_steps: PositiveInt = Field(3, description="steps whose memory is recorded")
+    timed_steps: PositiveInt = Field(10, description="steps timed in a pass without a profiler")
+
+
+class Case(Frozen):
+    """One fully resolved cell of a plan."""
+
+    backbone: Backbone
+    method: MethodChoice
+    workload: Workload
+
+    @property
+    def case_id(self) -> str:
+        """First 16 hex digits of the sha256 of the case's canonical JSON."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+ProfilerChoice = Literal["auto", "cuda", "simulated"]

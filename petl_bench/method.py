@@ -1,0 +1,50 @@
+"""The plugin record: what a fine-tuning method tells the harness about itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from petl_bench.backbones.ports import Dims, Ports
+
+
+class MethodConfig(BaseModel):
+    """Base of every method's configuration: immutable, unknown fields refused.
+
+    Every field has a default and a description; `petl-bench methods NAME` shows them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+C = TypeVar("C", bound=MethodConfig)
+
+
+def always_supported(dims: Dims, config: MethodConfig) -> str | None:  # noqa: ARG001
+    """None: the method runs on every backbone."""
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Generic[C]):
+    """One fine-tuning method. It carries no memory figure: bytes come from running it.
+
+    `attach` freezes and adds, and returns the module to train. It raises ValueError, naming the
+    targets, if nothing matched; it never moves devices, casts the backbone, seeds or prints.
+    """
+
+    name: str  # file name and CLI name
+    title: str  # in tables and plots
+    source: str  # paper and section, with an arXiv id or DOI
+    config: type[C]
+    attach: Callable[[nn.Module, Ports, C], nn.Module]
+    trainable_parameters: Callable[[Dims, C], int]  # the paper's closed form
+    unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
+
+
+def freeze(model: nn.Module) -> None:
+    """Stop every parameter of `model` from training."""
+    for parameter in model.parameters():
+        parameter.requires_grad = False

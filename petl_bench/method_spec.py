@@ -1,0 +1,90 @@
+"""The command line's way to write methods: `lora[r=8|32],lst[reduction=4]`.
+
+Grammar: SPEC {"," SPEC}; SPEC = NAME ["[" FIELD "=" VALUE {"|" VALUE} {"," FIELD "=" ...} "]"].
+A comma splits fields only before another `FIELD=`, so a value may be a list: `keep=1,2,3`.
+"""
+
+import itertools
+import re
+from typing import Any
+
+from pydantic import ValidationError
+
+from petl_bench import registry
+from petl_bench.case import MethodChoice
+from petl_bench.errors import UsageError
+from petl_bench.method import Method, MethodConfig
+
+_SPEC = re.compile(r"\s*([A-Za-z0-9_.:/-]+)\s*(?:\[(.*)\])?\s*")
+_FIELD = re.compile(r",(?=\s*\w+\s*=)")
+
+
+def split_specs(text: str) -> list[str]:
+    """`text` cut at the commas outside brackets.
+
+    >>> split_specs("lst,lora[r=8,alpha=16]")
+    ['lst', 'lora[r=8,alpha=16]']
+    """
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+
+
+def parse_specs(text: str) -> list[tuple[str, MethodChoice]]:
+    """Label and choice of each method in `text`, grids unrolled, in the order written.
+
+    Raises:
+        UsageError: unknown method, unknown field, or a value of the wrong type.
+    """
+    specs = split_specs(text)
+    if not specs:
+        raise UsageError(f"methods: none given; there are: {', '.join(registry.names())}")
+    return [choice for spec in specs for choice in _parse_spec(spec)]
+
+
+def resolve(name: str, given: dict[str, Any]) -> MethodChoice:
+    """The choice of method `name` with fields `given`, defaults filled in.
+
+    Raises:
+        UsageError: unknown method, unknown field, or a value of the wrong type.
+    """
+    config = validated_config(registry.get(name), given)
+    return MethodChoice(name=name, config=config.model_dump(mode="json"))
+
+
+def validated_config(method: Method[Any], given: dict[str, Any]) -> MethodConfig:
+    """`method`'s configuration with fields `given`.
+
+    Raises:
+        UsageError: unknown field, or a value of the wrong type.
+    """
+    fields = method.config.model_fields
+    unknown = [field for field in given if field not in fields]
+    if unknown:
+        choices = ", ".join(fields) or "none"
+        raise UsageError(f"{method.name}: no field {unknown[0]!r}; its fields are: {choices}")
+    try:
+        config: MethodConfig = method.config.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][:1]) or "configuration"
+        got = f" (got {first['input']!r})" if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{method.name}: {where}: {message}{got}") from None
+    return config
+
+
+def _parse_spec(spec: str) -> list[tuple[str, MethodChoice]]:
+    match = _SPEC.fullmatch(spec)
+    if match is None:
+        raise UsageError(f"methods: cannot read {spec!r}; write NAME or NAME[field=value,...]")
+    name, inside = match[1], match[2] or ""
+    axes: list[list[tuple[str, str]]] = []
+    for part in filter(None, (p.strip() for p in _FIELD.split(inside))):
+        field, equals, values = part.partition("=")
+        if not equals or not values.strip():
+            raise UsageError(f"{name}: cannot read {part!r}; write field=value")
+        axes.append([(field.strip(), value.strip()) for value in values.split("|")])
+    choices = []
+    for cell in itertools.product(*axes):
+        label = name + (f"[{','.join(f'{f}={v}' for f, v in cell)}]" if cell else "")
+        choices.append((label, resolve(name, dict(cell))))
+    return choices

@@ -1,0 +1,194 @@
+"""The answer: what was measured or simulated, where, and how it ended.
+
+Raw integers in bytes; statistics, percents and MiB are made at the edge. History of the schema:
+  1  first version.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from petl_bench.case import Case, Frozen
+
+SCHEMA_VERSION = 1
+PROTOCOL_VERSION = 1
+"""Version of the question: the training step, the profilers and the backbones. Records of
+different protocols are not comparable."""
+
+
+class Phase(StrEnum):
+    """A part of a training run whose memory is told apart."""
+
+    LOAD = "load"
+    FORWARD = "forward"
+    BACKWARD = "backward"
+    OPTIMIZER_STEP = "optimizer_step"
+
+
+class Category(StrEnum):
+    """What a byte is for. Names follow torch.profiler's memory categories."""
+
+    PARAMETER = "parameter"
+    BUFFER = "buffer"
+    GRADIENT = "gradient"
+    OPTIMIZER_STATE = "optimizer_state"
+    ACTIVATION = "activation"  # saved for backward
+    TEMPORARY = "temporary"
+    INPUT = "input"
+    WORKSPACE = "workspace"  # library scratch, such as cuBLAS's
+
+
+class Origin(StrEnum):
+    """How the numbers were got. The two never share a column."""
+
+    MEASURED = "measured"
+    SIMULATED = "simulated"
+
+
+class Status(StrEnum):
+    """How the case ended."""
+
+    OK = "ok"
+    OOM = "oom"
+    SKIPPED = "skipped"
+    ERROR = "error"
+
+
+class PhaseMemory(Frozen):
+    """Memory of one phase of one step, by the caching allocator's counters."""
+
+    peak_allocated_bytes: int  # blocks that hold live tensors
+    peak_reserved_bytes: int  # segments held from the device
+    end_allocated_bytes: int
+    peak_requested_bytes: int | None = None  # what tensors asked for, before rounding to blocks
+    by_category: dict[Category, int] | None = None  # at the allocated peak; sums to it
+    elapsed_s: float | None = None  # None when simulated
+
+    @model_validator(mode="after")
+    def _sums(self) -> "PhaseMemory":
+        if self.by_category is not None:
+            total = sum(self.by_category.values())
+            if total != self.peak_allocated_bytes:
+                raise ValueError(
+                    f"by_category sums to {total}, peak_allocated_bytes is {self.peak_allocated_bytes}"
+                )
+        return self
+
+
+class TimelinePoint(Frozen):
+    """Allocated bytes at one moment of the last measured step."""
+
+    event: int  # index in the step's stream of allocations and frees
+    phase: Phase
+    by_category: dict[Category, int]
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Sum over the categories."""
+        return sum(self.by_category.values())
+
+
+class RooflineEstimate(Frozen):
+    """Time of one step estimated from FLOPs and bytes moved; not a measurement."""
+
+    card: str
+    step_s: float
+    compute_bound_s: float
+    memory_bound_s: float
+    launch_bound_s: float
+
+
+class Measurement(Frozen):
+    """Everything one worker saw of one case."""
+
+    total_parameters: int  # of the module that trains, added ones included
+    backbone_parameters: int
+    trainable_parameters: int
+    load: PhaseMemory
+    steps: tuple[dict[Phase, PhaseMemory], ...]  # one entry a measured step
+    flops_per_step: int | None = None  # forward and backward
+    step_times_s: tuple[float, ...] | None = None  # CUDA events, pass without a profiler
+    roofline: RooflineEstimate | None = None
+    device_used_bytes: int | None = None  # NVML, this process, at its highest
+    context_bytes: int | None = None  # NVML, this process, before the first tensor
+    timeline: tuple[TimelinePoint, ...] = ()
+
+    def peak(self, phase: Phase | None = None) -> PhaseMemory:
+        """The phase memory with the highest allocated peak: of `phase`, or of the whole step."""
+        phases = (
+            memory
+            for step in self.steps
+            for name, memory in step.items()
+            if phase is None or name == phase
+        )
+        return max(phases, key=lambda memory: memory.peak_allocated_bytes)
+
+    @property
+    def peak_allocated_bytes(self) -> int:
+        """Highest allocated bytes over all measured steps."""
+        return self.peak().peak_allocated_bytes
+
+    @property
+    def peak_reserved_bytes(self) -> int:
+        """Highest reserved bytes over all measured steps."""
+        return max(memory.peak_reserved_bytes for step in self.steps for memory in step.values())
+
+
+class Environment(Frozen):
+    """The place: what could change the numbers besides the case."""
+
+    device: str  # card name: the one measured on, or the one simulated
+    platform: str
+    python: str
+    torch: str
+    transformers: str
+    peft: str
+    petl_bench: str
+    cuda: str | None = None
+    driver: str | None = None
+    device_total_bytes: int | None = None
+    allocator_settings: str = ""  # PYTORCH_CUDA_ALLOC_CONF / PYTORCH_ALLOC_CONF
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+class Record(Frozen):
+    """One cell's question, place and answer: one line of a store."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    protocol_version: int = PROTOCOL_VERSION
+    case_id: str
+    case: Case
+    label: str  # the method as it was asked for, such as "lora[r=8]"; for display
+    origin: Origin
+    status: Status
+    reason: str | None = None  # one sentence, when status is not ok
+    requested_bytes: int | None = None  # the allocation that failed, when status is oom
+    method_source_sha256: str | None = None  # of the plugin's file; recorded, never compared
+    environment: Environment
+    measurement: Measurement | None = None
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    worker_s: float | None = None  # wall time the worker spent on the case
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Record":
+        if (self.status is Status.OK) != (self.measurement is not None):
+            raise ValueError(f"a record with status {self.status} must"
+                             f" {'have' if self.status is Status.OK else 'not have'} a measurement")
+        if self.status is not Status.OK and not self.reason:
+            raise ValueError(f"a record with status {self.status} must give its reason")
+        return self
+
+
+def load_record(data: dict[str, Any]) -> Record:
+    """The record in `data`, migrated from older schema versions.
+
+    Raises:
+        ValueError: not a record, or one of a newer schema.
+    """
+    version = data.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION or version < 1:
+        raise ValueError(f"schema_version {version!r} is not supported (newest: {SCHEMA_VERSION})")
+    return Record.model_validate(data)

@@ -1,0 +1,63 @@
+"""Names to methods: the files in methods/, then entry points of installed packages.
+
+A file `methods/NAME.py` is the method NAME if it ends in `METHOD = Method(name="NAME", ...)`.
+Other packages offer theirs as entry points of the group "petl_bench.methods".
+"""
+
+import difflib
+import hashlib
+import inspect
+import pkgutil
+import sys
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from petl_bench.errors import UsageError
+from petl_bench.method import Method
+
+_PACKAGE = "petl_bench.methods"
+_GROUP = "petl_bench.methods"
+
+
+@cache
+def _locations() -> dict[str, str]:
+    """Method name to "module:attribute", sorted, without importing any."""
+    package = import_module(_PACKAGE)
+    found = {m.name: f"{_PACKAGE}.{m.name}:METHOD" for m in pkgutil.iter_modules(package.__path__)}
+    for point in entry_points(group=_GROUP):
+        if point.name in found:
+            raise UsageError(f"method {point.name!r}: entry point {point.value} repeats a known name")
+        found[point.name] = point.value
+    return dict(sorted(found.items()))
+
+
+def names() -> tuple[str, ...]:
+    """All method names, in alphabetical order."""
+    return tuple(_locations())
+
+
+@cache
+def get(name: str) -> Method[Any]:
+    """The method called `name`.
+
+    Raises:
+        UsageError: no such method; the message names the nearest ones.
+    """
+    location = _locations().get(name)
+    if location is None:
+        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names())}"
+        raise UsageError(f"method: no method {name!r}; {hint}")
+    module, _, attribute = location.partition(":")
+    method = getattr(import_module(module), attribute)
+    if not isinstance(method, Method) or method.name != name:
+        raise UsageError(f"method {name!r}: {location} is not a Method of that name")
+    return method
+
+
+def source_sha256(method: Method[Any]) -> str:
+    """Hash of the file that defines `method`, so that a record can tell which text it ran."""
+    module = sys.modules[method.attach.__module__]
+    return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()

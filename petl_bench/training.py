@@ -1,0 +1,63 @@
+"""THE training step: every profiler and every method runs this one.
+
+Phases: forward (model and loss), backward, optimizer_step (clip, step, zero_grad).
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.nn.utils import clip_grad_norm_
+
+from petl_bench.case import Optimizer, Workload
+from petl_bench.record import Phase
+
+
+class PhaseProfiler(Protocol):
+    """What the step asks of a profiler."""
+
+    def phase(self, phase: Phase) -> AbstractContextManager[None]:
+        """A context that is entered when `phase` begins and left when it ends."""
+
+
+_OPTIMIZERS: dict[Optimizer, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+    Optimizer.ADAMW: (torch.optim.AdamW, {}),
+    Optimizer.ADAMW_FUSED: (torch.optim.AdamW, {"fused": True}),
+    Optimizer.SGD: (torch.optim.SGD, {}),
+}
+LEARNING_RATE = 1e-4  # small, so that random weights stay finite; memory does not depend on it
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that train, tied ones once."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def make_optimizer(model: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
+    """`optimizer` over the trainable parameters, as torch builds it by default."""
+    kind, options = _OPTIMIZERS[optimizer]
+    return kind(trainable(model), lr=LEARNING_RATE, **options)
+
+
+def training_step(
+    model: nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    workload: Workload,
+    profiler: PhaseProfiler,
+) -> None:
+    """One forward, backward and optimizer step on `batch`."""
+    with profiler.phase(Phase.FORWARD):
+        # Only the loss outlives this line: holding the whole output would keep the logits and
+        # the encoder's states alive through backward.
+        loss = model(**batch, use_cache=False)["loss"]
+    with profiler.phase(Phase.BACKWARD):
+        loss.backward()
+        del loss
+    with profiler.phase(Phase.OPTIMIZER_STEP):
+        if workload.clip_grad_norm is not None:
+            clip_grad_norm_(trainable(model), workload.clip_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()

@@ -139,7 +139,7 @@ class LadderSideModel(nn.Module):
         self.backbone.train(mode and self.backbone_dropout)
         return self
 
-    def forward(self, *, use_cache: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """Loss, a scalar, and logits [B, T, V] for a batch with labels [B, T]."""
         with self._listening(), torch.no_grad():
             self._ports.run_stacks(batch)

@@ -1,4 +1,4 @@
-"""The one error that is the user's to mend."""
+"""Errors that are told apart: the user's to mend, and the device's to refuse."""
 
 
 class UsageError(ValueError):
@@ -7,3 +7,11 @@ class UsageError(ValueError):
     Its message is one line that names the field and the choices. The CLI prints it and exits
     with code 2; a library caller catches it as a ValueError.
     """
+
+
+class OutOfMemoryError(RuntimeError):
+    """A device refused an allocation. That is a result, not a crash."""
+
+    def __init__(self, message: str, requested_bytes: int | None) -> None:
+        super().__init__(message)
+        self.requested_bytes = requested_bytes

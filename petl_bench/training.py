@@ -52,7 +52,7 @@ def training_step(
     with profiler.phase(Phase.FORWARD):
         # Only the loss outlives this line: holding the whole output would keep the logits and
         # the encoder's states alive through backward.
-        loss = model(**batch, use_cache=False)["loss"]
+        loss = model(**batch)["loss"]
     with profiler.phase(Phase.BACKWARD):
         loss.backward()
         del loss

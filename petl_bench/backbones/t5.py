@@ -124,7 +124,7 @@ def _dims(backbone: Backbone) -> Dims:
 def _build(backbone: Backbone) -> nn.Module:
     from transformers import AutoModelForSeq2SeqLM, T5Config  # noqa: PLC0415 - only workers need it
 
-    config = T5Config(**backbone.config, decoder_start_token_id=0)
+    config = T5Config(**backbone.config, decoder_start_token_id=0, use_cache=False)
     dtype = TORCH_DTYPES[backbone.dtype]
     model: nn.Module = AutoModelForSeq2SeqLM.from_config(
         config, dtype=dtype, attn_implementation=backbone.attention.value
@@ -151,7 +151,6 @@ def _ports(model: nn.Module, backbone: Backbone) -> Ports:
             t5._shift_right(batch["labels"]),  # noqa: SLF001 - as T5's own forward does
             encoder_hidden_states=encoder_BSD,
             encoder_attention_mask=batch["attention_mask"],
-            use_cache=False,
         )
 
     def logits(states_BTD: torch.Tensor) -> torch.Tensor:

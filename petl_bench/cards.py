@@ -1,0 +1,101 @@
+"""Cards by name: what a simulation needs to know of the device that it stands for.
+
+Memory, dense peak rates and bandwidth from NVIDIA's data sheets of each card. fp32 is the rate
+of the CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise.
+"""
+
+import difflib
+from dataclasses import dataclass
+
+from petl_bench.errors import UsageError
+from petl_bench.units import GIB, KIB, MIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One GPU."""
+
+    name: str
+    title: str
+    memory_bytes: int
+    compute_capability: tuple[int, int]
+    fp32_flops_per_s: float
+    half_flops_per_s: float  # bf16 and fp16 on tensor cores, fp32 accumulation, no sparsity
+    bandwidth_bytes_per_s: float
+
+    @property
+    def cublas_workspace_bytes(self) -> int:
+        """Default workspace of one cuBLAS handle, shared with cuBLASLt.
+
+        32 MiB on Hopper; elsewhere the ":4096:2:16:8" of cuBLAS's documentation.
+        Source: aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize.
+        """
+        if self.compute_capability[0] == 9:  # noqa: PLR2004 - Hopper
+            return 32 * MIB
+        return 2 * 4096 * KIB + 8 * 16 * KIB
+
+
+CARDS = {
+    card.name: card
+    for card in (
+        Card(
+            name="t4",
+            title="T4 16GB",
+            memory_bytes=16 * GIB,
+            compute_capability=(7, 5),
+            fp32_flops_per_s=8.1e12,
+            half_flops_per_s=65e12,
+            bandwidth_bytes_per_s=320e9,
+        ),
+        Card(
+            name="a6000",
+            title="RTX A6000 48GB",
+            memory_bytes=48 * GIB,
+            compute_capability=(8, 6),
+            fp32_flops_per_s=38.7e12,
+            half_flops_per_s=154.8e12,
+            bandwidth_bytes_per_s=768e9,
+        ),
+        Card(
+            name="a100-40gb",
+            title="A100 40GB",
+            memory_bytes=40 * GIB,
+            compute_capability=(8, 0),
+            fp32_flops_per_s=19.5e12,
+            half_flops_per_s=312e12,
+            bandwidth_bytes_per_s=1555e9,
+        ),
+        Card(
+            name="a100-80gb",
+            title="A100 80GB",
+            memory_bytes=80 * GIB,
+            compute_capability=(8, 0),
+            fp32_flops_per_s=19.5e12,
+            half_flops_per_s=312e12,
+            bandwidth_bytes_per_s=2039e9,
+        ),
+        Card(
+            name="h100",
+            title="H100 SXM 80GB",
+            memory_bytes=80 * GIB,
+            compute_capability=(9, 0),
+            fp32_flops_per_s=66.9e12,
+            half_flops_per_s=989e12,
+            bandwidth_bytes_per_s=3350e9,
+        ),
+    )
+}
+DEFAULT_CARD = "a100-80gb"
+
+
+def find(name: str) -> Card:
+    """The card called `name`.
+
+    Raises:
+        UsageError: no such card.
+    """
+    if name in CARDS:
+        return CARDS[name]
+    near = difflib.get_close_matches(name, CARDS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(CARDS)}"
+    raise UsageError(f"gpu: no card {name!r}; {hint}")

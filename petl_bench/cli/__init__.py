@@ -1,0 +1,52 @@
+"""The command line: parse, call, print, exit code.
+
+Exit codes: 0 done; 1 some case did not end well, or a defect of ours; 2 a request that cannot be
+carried out as written; 130 stopped by the user. Verbs import what they need when they run, so
+that --help answers at once.
+"""
+
+import os
+import sys
+
+import typer
+
+from petl_bench.cli import inspect, present, run
+from petl_bench.errors import UsageError
+
+app = typer.Typer(
+    name="petl-bench",
+    help="What a fine-tuning method costs, before you rent the GPU.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("show")(present.show)
+app.command("report")(present.report)
+app.command("methods")(inspect.methods)
+app.command("backbones")(inspect.backbones)
+
+
+def main() -> None:
+    """Entry point of the petl-bench command."""
+    try:
+        app()
+    except UsageError as error:
+        _leave(f"error: {error}", 2)
+    except KeyboardInterrupt:
+        _leave("stopped; the same command goes on where it left off", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left
+        sys.exit(1)
+    except Exception as error:
+        if os.environ.get("PETL_BENCH_DEBUG"):
+            raise
+        kind = type(error).__name__
+        _leave(f"defect: {kind}: {error} (PETL_BENCH_DEBUG=1 shows where; please report it)", 1)
+
+
+def _leave(message: str, code: int) -> None:
+    print(" ".join(message.split()), file=sys.stderr)  # noqa: T201
+    sys.exit(code)

@@ -1,0 +1,75 @@
+"""petl-bench methods, backbones: what there is to choose from."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show this one's fields.")] = None,
+) -> None:
+    """List the fine-tuning methods, or one method's fields, source and defaults."""
+    from rich.console import Console
+
+    from petl_bench import registry
+
+    if name is None:
+        table = _table("method", "title", "source")
+        for known in registry.names():
+            method = registry.get(known)
+            table.add_row(known, method.title, method.source)
+        Console().print(table)
+        return
+    method = registry.get(name)
+    console = Console()
+    console.print(f"{method.name}: {method.title}", highlight=False, markup=False)
+    console.print(f"source: {method.source}", highlight=False, markup=False)
+    table = _table("field", "type", "default", "what it is")
+    for field, info in method.config.model_fields.items():
+        kind = getattr(info.annotation, "__name__", None)
+        text = kind if kind and "[" not in str(info.annotation) else str(info.annotation)
+        table.add_row(
+            field, text.replace("typing.", ""), _default(info.default), info.description or ""
+        )
+    if method.config.model_fields:
+        console.print(table)
+        first = next(iter(method.config.model_fields))
+        console.print(f"write: {method.name}[{first}=...]", highlight=False, markup=False)
+    else:
+        console.print("it has no fields")
+
+
+def backbones() -> None:
+    """List the built-in backbones; a folder with a config.json of their kind works, too."""
+    from rich.console import Console
+
+    from petl_bench import backbones as known
+    from petl_bench.units import format_count
+
+    table = _table("backbone", "family", "parameters", "dimensions")
+    for name in known.names():
+        backbone = known.find(name)
+        dims = known.FAMILIES[backbone.family].dims(backbone)
+        layers = " + ".join(str(stack.layers) for stack in dims.stacks.values())
+        table.add_row(
+            name,
+            backbone.family,
+            format_count(dims.total_parameters),
+            f"{layers} layers, hidden {dims.hidden_size}, feed-forward {dims.feed_forward_size}, "
+            f"{dims.num_heads} heads of {dims.head_size}",
+        )
+    Console().print(table)
+
+
+def _default(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _table(*columns: str) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    return Table(*columns, box=box.SIMPLE_HEAD)

@@ -1,0 +1,185 @@
+"""petl-bench run: plan, run, store, print, report."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from petl_bench.cards import Card
+    from petl_bench.record import Origin, Record
+    from petl_bench.suite import PlannedCase, Suite
+
+Methods = Annotated[
+    str | None,
+    typer.Option(
+        "--methods",
+        "-m",
+        help="What to compare, such as lst,lora[r=8|32]; full fine-tuning is always added.",
+        show_default="all",
+    ),
+]
+SuiteFile = Annotated[
+    Path | None,
+    typer.Option("--suite", help="A TOML file with a grid; options given here override it."),
+]
+
+
+def _option(text: str, default: str) -> Any:
+    return typer.Option(help=text, show_default=default)
+
+
+def run(  # noqa: PLR0917 - one parameter an option
+    methods: Methods = None,
+    backbone: Annotated[
+        str | None, _option("A name from `petl-bench backbones`, or a config folder.", "t5-base")
+    ] = None,
+    batch_size: Annotated[int | None, _option("Examples a step.", "100")] = None,
+    source_length: Annotated[int | None, _option("Source tokens an example.", "128")] = None,
+    target_length: Annotated[int | None, _option("Target tokens an example.", "3")] = None,
+    dtype: Annotated[str | None, _option("Weights: fp32, bf16 or fp16.", "fp32")] = None,
+    optimizer: Annotated[str | None, _option("adamw, adamw_fused or sgd.", "adamw")] = None,
+    attention: Annotated[str | None, _option("eager or sdpa.", "eager")] = None,
+    profiler: Annotated[
+        str,
+        typer.Option(help="cuda measures, simulated predicts; auto measures where there is CUDA."),
+    ] = "auto",
+    gpu: Annotated[
+        str | None, _option("The card to simulate: t4, a6000, a100-40gb, h100, ...", "a100-80gb")
+    ] = None,
+    suite: SuiteFile = None,
+    out: Annotated[
+        Path | None,
+        _option("Folder for records, tables, figures and report.", "runs/ and a name of its own"),
+    ] = None,
+    phases: Annotated[
+        bool, typer.Option("--phases", help="Show the peak of each phase, too.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the records as JSON Lines instead of a table.")
+    ] = False,
+) -> None:
+    """Measure or simulate fine-tuning methods; table, figures and report."""
+    from petl_bench import cards
+    from petl_bench.errors import UsageError
+    from petl_bench.runner import Runner
+    from petl_bench.store import Store
+
+    card = cards.find(gpu or cards.DEFAULT_CARD)
+    origin = _origin(profiler)
+    if gpu and origin == "measured":
+        raise UsageError("gpu: names the card to simulate; add --profiler simulated")
+    grid = _grid(
+        suite,
+        methods,
+        {"name": backbone, "dtype": dtype, "attention": attention},
+        {
+            "batch_size": batch_size,
+            "source_length_tokens": source_length,
+            "target_length_tokens": target_length,
+            "optimizer": optimizer,
+        },
+    )
+    plan = grid.plan()
+    folder = out or Path("runs") / _run_name(plan, origin, card)
+    store = Store(folder)
+    records = _run_plan(Runner(origin=origin, card=card), plan, store)
+    if as_json:
+        for record in records:
+            sys.stdout.write(record.model_dump_json() + "\n")
+    else:
+        from petl_bench.cli.present import print_tables
+
+        print_tables(records, phases=phases)
+    _write_outputs(records, folder)
+    if any(record.status == "error" for record in records):
+        raise typer.Exit(1)
+
+
+def _origin(profiler: str) -> "Origin":
+    from petl_bench.errors import UsageError
+    from petl_bench.record import Origin
+
+    if profiler == "simulated":
+        return Origin.SIMULATED
+    if profiler not in {"auto", "cuda"}:
+        raise UsageError(f"profiler: {profiler!r} is not one of auto, cuda, simulated")
+    import torch
+
+    if torch.cuda.is_available():
+        return Origin.MEASURED
+    if profiler == "cuda":
+        raise UsageError("profiler: cuda needs a CUDA device and there is none; use simulated")
+    return Origin.SIMULATED
+
+
+def _grid(
+    path: Path | None,
+    methods: str | None,
+    backbone: dict[str, Any],
+    workload: dict[str, Any],
+) -> "Suite":
+    """The suite in the file, if any, with what was given on the command line put over it."""
+    from petl_bench import registry
+    from petl_bench.suite import Suite, load_suite
+
+    base = load_suite(path) if path else Suite(methods=())
+    given_methods = (methods,) if methods is not None else base.methods or registry.names()
+    return Suite(
+        methods=given_methods,
+        backbone={**base.backbone, **_given(backbone)},
+        workload={**base.workload, **_given(workload)},
+    )
+
+
+def _given(values: dict[str, Any]) -> dict[str, list[Any]]:
+    return {key: [value] for key, value in values.items() if value is not None}
+
+
+def _run_name(plan: "list[PlannedCase]", origin: "Origin", card: "Card") -> str:
+    """A name that the same request gets again, so that it resumes."""
+    import hashlib
+
+    place = card.name if origin == "simulated" else "cuda"
+    ids = [planned.case.case_id for planned in plan]
+    digest = hashlib.sha256("\n".join([origin.value, place, *ids]).encode()).hexdigest()
+    return f"{plan[0].case.backbone.name}-{place}-{digest[:8]}"
+
+
+def _run_plan(runner: Any, plan: "list[PlannedCase]", store: Any) -> "list[Record]":
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    records: list[Record] = []
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=len(plan))
+
+        def progress(planned: "PlannedCase", done: int) -> None:
+            backbone = planned.case.backbone.name
+            bar.update(task, description=f"{backbone} {planned.label}", completed=done)
+
+        records.extend(runner.run(plan, store, progress))
+    return records
+
+
+def _write_outputs(records: "list[Record]", folder: Path) -> None:
+    import shlex
+
+    from petl_bench.plots import save_figures
+    from petl_bench.report import write_report
+    from petl_bench.tables import summary, to_csv, to_frame, to_markdown
+
+    command = shlex.join(["petl-bench", *sys.argv[1:]])
+    (folder / "table.md").write_text("\n\n".join(map(to_markdown, summary(records))) + "\n")
+    (folder / "table.csv").write_text(to_csv(to_frame(records)))
+    save_figures(records, folder / "figures")
+    write_report(records, folder / "report.html", command=command)
+    print(f"report: {folder / 'report.html'}", file=sys.stderr)

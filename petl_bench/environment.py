@@ -1,0 +1,96 @@
+"""The place a case is run in."""
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from petl_bench import __version__
+from petl_bench.cards import Card
+from petl_bench.record import Environment
+
+ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+def allocator_settings() -> str:
+    """The allocator's options as PyTorch would read them from the environment."""
+    return next((os.environ[name] for name in ALLOCATOR_VARIABLES if os.environ.get(name)), "")
+
+
+def simulated_environment(card: Card) -> Environment:
+    """This machine, standing for `card`."""
+    return _environment(device=card.name, device_total_bytes=card.memory_bytes)
+
+
+def measured_environment() -> Environment:
+    """This machine and its current CUDA device. Opens a CUDA context."""
+    import pynvml  # noqa: PLC0415 - only where there is a driver
+    import torch  # noqa: PLC0415 - the parent builds simulated environments without torch
+
+    pynvml.nvmlInit()
+    try:
+        driver = pynvml.nvmlSystemGetDriverVersion()
+    finally:
+        pynvml.nvmlShutdown()
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return _environment(
+        device=properties.name,
+        device_total_bytes=properties.total_memory,
+        cuda=torch.version.cuda,
+        driver=driver,
+    )
+
+
+def _environment(
+    *,
+    device: str,
+    device_total_bytes: int,
+    cuda: str | None = None,
+    driver: str | None = None,
+) -> Environment:
+    commit, dirty = _revision()
+    return Environment(
+        device=device,
+        device_total_bytes=device_total_bytes,
+        cuda=cuda,
+        driver=driver,
+        platform=f"{platform.system()} {platform.machine()}",
+        python=platform.python_version(),
+        torch=_version("torch"),
+        transformers=_version("transformers"),
+        peft=_version("peft"),
+        petl_bench=__version__,
+        allocator_settings=allocator_settings(),
+        commit=commit,
+        dirty=dirty,
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+@cache
+def _revision() -> tuple[str | None, bool | None]:
+    """Commit of the checkout this package runs from, and whether it was changed since."""
+    folder = Path(__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None, None  # an installed copy, perhaps inside somebody else's checkout
+    try:
+        lines = subprocess.run(  # noqa: S603
+            ["git", "-C", folder, "status", "--porcelain=v2", "--branch", "--", ".", "../methods"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+    heads = [line.split()[-1] for line in lines if line.startswith("# branch.oid")]
+    commit = heads[0] if heads and heads[0] != "(initial)" else None
+    return commit, any(not line.startswith("#") for line in lines)

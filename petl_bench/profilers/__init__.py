@@ -1,0 +1,1 @@
+"""Profilers: how many bytes and seconds a training step takes, measured or simulated."""

@@ -1,0 +1,181 @@
+"""Measured: what a training step takes on the CUDA device of this process.
+
+The process must be fresh, so that no other case's cache, workspaces or fragments are in the
+count. Two passes run the same step: one reads the allocator's counters at each phase border, one
+is timed with CUDA events and has no profiler in it.
+"""
+
+import gc
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pynvml
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from petl_bench import registry
+from petl_bench.backbones import FAMILIES
+from petl_bench.case import Case
+from petl_bench.errors import OutOfMemoryError
+from petl_bench.method_spec import validated_config
+from petl_bench.record import Measurement, Phase, PhaseMemory
+from petl_bench.training import make_optimizer, trainable, training_step
+
+
+class CudaProfiler:
+    """Allocator peaks per phase; `steps` grows by one dictionary a step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[Phase, PhaseMemory]] = []
+
+    def next_step(self) -> None:
+        """Phases from here on belong to a new step."""
+        self.steps.append({})
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """Peaks restart when `phase` begins and are read when it ends."""
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        begin = time.perf_counter()
+        yield
+        torch.cuda.synchronize()
+        self.steps[-1][phase] = _phase_memory(time.perf_counter() - begin)
+
+
+class NoProfiler:
+    """A profiler that does nothing, for the timed pass."""
+
+    def phase(self, phase: Phase) -> nullcontext[None]:
+        """An empty context."""
+        del phase
+        return nullcontext()
+
+
+def measure(case: Case) -> Measurement:
+    """Run `case` on the current CUDA device of this fresh process.
+
+    Raises:
+        OutOfMemoryError: it does not fit; the error has the bytes that were refused.
+    """
+    refused: list[int] = []
+    torch._C._cuda_attach_out_of_memory_observer(  # type: ignore[attr-defined]  # noqa: SLF001
+        lambda device, requested, total, free: refused.append(requested)  # noqa: ARG005
+    )
+    try:
+        return _measure(case)
+    except torch.OutOfMemoryError as error:
+        message = str(error).partition(". GPU")[0]
+        raise OutOfMemoryError(message, refused[-1] if refused else None) from None
+
+
+def _measure(case: Case) -> Measurement:
+    device = torch.device("cuda", torch.cuda.current_device())
+    context_bytes = device_used_bytes(device)
+    model, batch, load, backbone_parameters = _load(case, device)
+    optimizer = make_optimizer(model, case.workload.optimizer)
+
+    profiler = CudaProfiler()
+    for _ in range(case.workload.warmup_steps + case.workload.measured_steps):
+        profiler.next_step()
+        training_step(model, batch, optimizer, case.workload, profiler)
+    used_bytes = device_used_bytes(device)
+
+    times_s = _time_steps(model, batch, optimizer, case)
+    with FlopCounterMode(display=False) as flop_counter:
+        training_step(model, batch, optimizer, case.workload, NoProfiler())
+    return Measurement(
+        total_parameters=_count(model),
+        backbone_parameters=backbone_parameters,
+        trainable_parameters=sum(p.numel() for p in trainable(model)),
+        load=load,
+        steps=tuple(profiler.steps[case.workload.warmup_steps :]),
+        flops_per_step=flop_counter.get_total_flops(),
+        step_times_s=times_s,
+        device_used_bytes=used_bytes,
+        context_bytes=context_bytes,
+    )
+
+
+def _load(
+    case: Case, device: torch.device
+) -> tuple[nn.Module, dict[str, torch.Tensor], PhaseMemory, int]:
+    family = FAMILIES[case.backbone.family]
+    method = registry.get(case.method.name)
+    config = validated_config(method, case.method.config)
+    torch.manual_seed(case.workload.seed)
+    _reset()
+    begin = time.perf_counter()
+    with device:
+        backbone = family.build(case.backbone)
+        backbone_parameters = _count(backbone)
+        model = method.attach(backbone, family.ports(backbone, case.backbone), config)
+    torch.cuda.synchronize()
+    load = _phase_memory(time.perf_counter() - begin)
+    model.train()
+    _reset()  # what initialisation left in the cache is not the training step's
+    return model, family.batch(case.backbone, case.workload, device), load, backbone_parameters
+
+
+def _reset() -> None:
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    # After empty_cache: the reserved peak restarts at what is reserved now.
+    torch.cuda.reset_peak_memory_stats()
+
+
+def _phase_memory(elapsed_s: float) -> PhaseMemory:
+    stats = torch.cuda.memory_stats()
+    return PhaseMemory(
+        peak_allocated_bytes=stats["allocated_bytes.all.peak"],
+        peak_reserved_bytes=stats["reserved_bytes.all.peak"],
+        end_allocated_bytes=stats["allocated_bytes.all.current"],
+        peak_requested_bytes=stats["requested_bytes.all.peak"],
+        elapsed_s=elapsed_s,
+    )
+
+
+def _time_steps(
+    model: nn.Module,
+    batch: dict[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    case: Case,
+) -> tuple[float, ...]:
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(case.workload.timed_steps + 1)]
+    events[0].record()
+    for event in events[1:]:
+        training_step(model, batch, optimizer, case.workload, NoProfiler())
+        event.record()
+    torch.cuda.synchronize()
+    return tuple(
+        before.elapsed_time(after) / 1000.0  # milliseconds
+        for before, after in zip(events, events[1:], strict=False)
+    )
+
+
+def device_used_bytes(device: torch.device) -> int | None:
+    """NVML's memory of this process on `device`; None where NVML does not tell processes apart."""
+    pynvml.nvmlInit()
+    try:
+        uuid = torch.cuda.get_device_properties(device).uuid
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        return _own_bytes(pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
+    except pynvml.NVMLError:
+        return None
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _own_bytes(processes: list[Any]) -> int | None:
+    # Inside a container NVML lists host process ids, among which this one may not be found.
+    own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
+    return own[0] if own else None
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,81 @@
+"""From a stream of allocations and frees to what the caching allocator's counters would say."""
+
+from dataclasses import dataclass, field
+
+from petl_bench.profilers.simulated.allocator import AllocatorSettings, CachingAllocator
+from petl_bench.profilers.simulated.ledger import Ledger, Window
+from petl_bench.record import Category, Phase, PhaseMemory, TimelinePoint
+
+TIMELINE_POINTS = 240
+_CATEGORIES = tuple(Category)
+
+
+@dataclass
+class _Peak:
+    """Running maxima of one window."""
+
+    allocated: int = 0
+    reserved: int = 0
+    requested: int = 0
+    by_category: list[int] = field(default_factory=lambda: [0] * len(_CATEGORIES))
+
+
+class Accountant:
+    """Replays a ledger's windows through one allocator, in any order that frees what it allocates."""
+
+    def __init__(self, ledger: Ledger, settings: AllocatorSettings) -> None:
+        self._ledger = ledger
+        self._allocator = CachingAllocator(settings=settings)
+        self._blocks: dict[int, int] = {}  # live storage -> bytes of its block
+        self._by_category = [0] * len(_CATEGORIES)
+        order = {category: position for position, category in enumerate(_CATEGORIES)}
+        self._category_of = [order[category] for category in ledger.categories]
+
+    def replay(self, window: Window, timeline: list[TimelinePoint] | None = None) -> PhaseMemory:
+        """Memory of one window; with `timeline`, its highest moments are appended to it."""
+        peak = self._peak_now(_Peak())
+        total = window.stop - window.start
+        bucket = max(1, total * len(Phase) // TIMELINE_POINTS) if timeline is not None else total + 1
+        crest = self._peak_now(_Peak())
+        for position in range(window.start, window.stop):
+            self._apply(self._ledger.events[position])
+            peak = self._peak_now(peak)
+            if timeline is not None:
+                crest = self._peak_now(crest)
+                done = position - window.start + 1
+                if done % bucket == 0 or done == total:
+                    timeline.append(_point(position, window.phase, crest))
+                    crest = self._peak_now(_Peak())
+        return PhaseMemory(
+            peak_allocated_bytes=peak.allocated,
+            peak_reserved_bytes=peak.reserved,
+            end_allocated_bytes=self._allocator.allocated_bytes,
+            peak_requested_bytes=peak.requested,
+            by_category=_named(peak.by_category),
+        )
+
+    def _apply(self, event: int) -> None:
+        if event >= 0:
+            block = self._allocator.malloc(event, self._ledger.sizes[event])
+            self._blocks[event] = block
+            self._by_category[self._category_of[event]] += block
+        else:
+            self._allocator.free(~event)
+            self._by_category[self._category_of[~event]] -= self._blocks.pop(~event)
+
+    def _peak_now(self, peak: _Peak) -> _Peak:
+        allocator = self._allocator
+        if allocator.allocated_bytes > peak.allocated:
+            peak.allocated = allocator.allocated_bytes
+            peak.by_category = self._by_category.copy()
+        peak.reserved = max(peak.reserved, allocator.reserved_bytes)
+        peak.requested = max(peak.requested, allocator.requested_bytes)
+        return peak
+
+
+def _named(by_category: list[int]) -> dict[Category, int]:
+    return {c: size for c, size in zip(_CATEGORIES, by_category, strict=True) if size}
+
+
+def _point(event: int, phase: Phase, crest: _Peak) -> TimelinePoint:
+    return TimelinePoint(event=event, phase=phase, by_category=_named(crest.by_category))

@@ -1,0 +1,179 @@
+"""The ledger: every storage on the simulated device, in the order CUDA would allocate it.
+
+A dispatch mode watches each operator. A storage enters the ledger when an operator first returns
+a tensor on it and leaves when torch frees it; views and aliases share their storage and count
+once. What results is a stream of allocations and frees, to be replayed through a model of the
+caching allocator (`allocator.py`). Storages have no data (`meta` tensors), so a model of any size
+fits in RAM and every run gives the same stream.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from petl_bench.profilers.simulated import cuda_semantics
+from petl_bench.record import Category, Phase
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Window:
+    """The events of one phase of one step: `Ledger.events[start:stop]`."""
+
+    step: int
+    phase: Phase
+    start: int
+    stop: int
+
+
+class _StorageRef(weakref.ref[torch.UntypedStorage]):
+    """A weak reference that knows its place in the ledger."""
+
+    __slots__ = ("index", "key")
+    index: int
+    key: int
+
+
+class Ledger(TorchDispatchMode):
+    """Records allocations, frees, FLOPs and bytes moved of all operators run under it.
+
+    `events` holds storage index i for its allocation and ~i for its free; `sizes[i]` is in bytes
+    as requested, `categories[i]` what it is for, `operators[i]` what made it.
+    """
+
+    def __init__(
+        self,
+        devices: frozenset[str] = frozenset({"meta"}),
+        *,
+        cuda: bool = True,
+        workspace_bytes: int = 0,
+    ) -> None:
+        """`cuda=False` leaves out what only CUDA's kernels allocate, to compare with a CPU run."""
+        super().__init__()
+        cuda_semantics.last_reference()  # it runs a backward pass, so not from inside one
+        self.events: list[int] = []
+        self.sizes: list[int] = []
+        self.categories: list[Category] = []
+        self.operators: list[str] = []
+        self.windows: list[Window] = []
+        self.flops = 0
+        self.on_operator: Callable[[Any, Sequence[Any], Any, int], None] | None = None
+        self._devices = devices
+        self._cuda = cuda
+        self._workspace_bytes = workspace_bytes
+        self._workspaces: set[bool] = set()  # threads that have one: forward's, backward's
+        self._live: dict[int, _StorageRef] = {}
+        self._in_backward = False
+
+    def begin(self, phase: Phase) -> int:
+        """Start of a phase; returns the index of its first event."""
+        self._in_backward = phase is Phase.BACKWARD
+        return len(self.events)
+
+    def end(self, step: int, phase: Phase, start: int) -> None:
+        """End of a phase that began at event `start`."""
+        self._in_backward = False
+        self.windows.append(Window(step, phase, start, len(self.events)))
+
+    def adopt(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
+        """Enter tensors made outside, as if allocated now, in their order."""
+        for tensor in tensors:
+            self._see(tensor, "adopted")
+            self.label([tensor], category)
+
+    def label(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
+        """Say what the storages of `tensors` are for; those not in the ledger are passed over."""
+        for tensor in tensors:
+            ref = self._live.get(tensor.untyped_storage()._cdata)  # noqa: SLF001
+            if ref is not None:
+                self.categories[ref.index] = category
+
+    def relabel_live(self, old: Category, new: Category) -> None:
+        """Say that everything of category `old` that is alive now was really `new`."""
+        for ref in self._live.values():
+            if self.categories[ref.index] is old:
+                self.categories[ref.index] = new
+
+    def live_bytes(self) -> int:
+        """Requested bytes of all storages alive now."""
+        return sum(self.sizes[ref.index] for ref in self._live.values())
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        del types
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default and args[0].is_meta:  # noqa: SLF001
+            # A question about a value (`if mask.all()`): nothing here has values. False or zero
+            # says that there is padding and that nothing overflowed, as in our own batches.
+            return False if args[0].dtype is torch.bool else 0
+        if self._in_backward and func is aten.add.Tensor and cuda_semantics.adds_in_place(args):
+            # A dispatch mode makes autograd sum gradients out of place; without one it does not.
+            func = aten.add_.Tensor
+        if self._workspace_bytes and func in cuda_semantics.GEMMS:
+            self._make_workspace()
+        out = func(*args, **kwargs)
+        operator = func.name()
+        host = cuda_semantics.HOST_OUTPUTS.get(func, ())
+        if isinstance(out, torch.Tensor):
+            self._see(out, operator)
+        elif isinstance(out, (tuple, list)):
+            for position, item in enumerate(out):
+                if isinstance(item, torch.Tensor) and position not in host:
+                    self._see(item, operator)
+        if self._cuda:
+            scratch = cuda_semantics.SCRATCH.get(func)
+            if scratch is not None:
+                self._borrow(scratch(args), operator)
+        counter = flop_registry.get(func.overloadpacket)
+        flops = counter(*args, **kwargs, out_val=out) if counter is not None else 0
+        self.flops += flops
+        if self.on_operator is not None:
+            self.on_operator(func, args, out, flops)
+        return out
+
+    def _see(self, tensor: torch.Tensor, operator: str) -> None:
+        if tensor.device.type not in self._devices:
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata  # noqa: SLF001 - the address of the C++ storage
+        if key in self._live:
+            return
+        ref = _StorageRef(storage, self._freed)
+        ref.index = self._allocate(storage.nbytes(), operator, Category.TEMPORARY)
+        ref.key = key
+        self._live[key] = ref
+
+    def _allocate(self, size: int, operator: str, category: Category) -> int:
+        index = len(self.sizes)
+        self.sizes.append(size)
+        self.operators.append(operator)
+        self.categories.append(category)
+        self.events.append(index)
+        return index
+
+    def _freed(self, ref: "weakref.ref[torch.UntypedStorage]") -> None:
+        assert isinstance(ref, _StorageRef)
+        del self._live[ref.key]
+        self.events.append(~ref.index)
+
+    def _borrow(self, sizes: Iterable[int], operator: str) -> None:
+        """Scratch that a CUDA kernel allocates beside its outputs and frees when it returns."""
+        borrowed = [self._allocate(size, operator, Category.TEMPORARY) for size in sizes]
+        self.events.extend(~index for index in reversed(borrowed))
+
+    def _make_workspace(self) -> None:
+        # One cuBLAS handle a thread: the caller's, and autograd's device thread.
+        if self._in_backward not in self._workspaces:
+            self._workspaces.add(self._in_backward)
+            self._allocate(self._workspace_bytes, "cublasSetWorkspace", Category.WORKSPACE)

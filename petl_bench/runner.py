@@ -1,0 +1,186 @@
+"""Plan to records: workers are started, asked, and replaced when they die.
+
+A case that fails, hangs or takes its worker down is a record like any other, and the run goes on.
+"""
+
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO
+
+from petl_bench.cards import Card
+from petl_bench.environment import simulated_environment
+from petl_bench.errors import UsageError
+from petl_bench.record import Environment, Origin, Record, Status
+from petl_bench.store import Store
+from petl_bench.suite import PlannedCase
+from petl_bench.worker import Task
+
+START_TIMEOUT_S = 300.0  # importing torch from a cold disk
+CASE_TIMEOUT_S = 1800.0
+
+Progress = Callable[[PlannedCase, int], None]  # the cell under way, how many are done
+
+
+class WorkerDied(RuntimeError):
+    """The worker ended, or said nothing in time; the message is one sentence."""
+
+
+class Worker:
+    """One worker process, greeted."""
+
+    def __init__(self, origin: Origin, card: Card) -> None:
+        """Start it; its greeting is awaited when it is first needed.
+
+        `-P` keeps the current folder off its import path, so that a user's own `methods.py` or
+        `torch/` does not come first.
+        """
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        self._process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-P", "-m", "petl_bench.worker", origin.value, card.name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+        )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self._environment: Environment | None = None
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._stderr):
+            if pipe is not None:
+                _close(pipe)
+
+    @property
+    def environment(self) -> Environment:
+        """The place the worker runs in.
+
+        Raises:
+            WorkerDied: it did not come up.
+        """
+        if self._environment is None:
+            self._environment = Environment.model_validate_json(self._line(START_TIMEOUT_S))
+        return self._environment
+
+    def run(self, task: Task) -> Record:
+        """The record of one case.
+
+        Raises:
+            WorkerDied: the case took the worker down, or the time-out passed.
+        """
+        assert self.environment is not None
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(task.model_dump_json() + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise WorkerDied(self._why()) from None
+        return Record.model_validate_json(self._line(CASE_TIMEOUT_S))
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")  # end of file
+
+    def _line(self, timeout_s: float) -> str:
+        try:
+            line = self._lines.get(timeout=timeout_s)
+        except queue.Empty:
+            self._process.kill()
+            raise WorkerDied(f"no answer after {timeout_s:.0f} s; the worker was killed") from None
+        if not line.endswith("\n"):
+            raise WorkerDied(self._why())
+        return line
+
+    def _why(self) -> str:
+        code = self._process.wait()
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+        self._stderr.seek(0)
+        said = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return f"the worker {how}" + (f": {said[-1].strip()}" if said else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """Runs plans on local worker processes."""
+
+    origin: Origin
+    card: Card  # the one to simulate; where it is measured, the device says its own name
+
+    def run(
+        self, plan: Sequence[PlannedCase], store: Store, progress: Progress
+    ) -> Iterator[Record]:
+        """Records of `plan` in its order: those in `store` already, and new ones, stored.
+
+        Raises:
+            UsageError: no worker came up.
+        """
+        with ExitStack() as workers:
+            worker: Worker | None = None
+            for done, planned in enumerate(plan):
+                progress(planned, done)
+                if worker is None:
+                    worker = workers.enter_context(Worker(self.origin, self.card))
+                device = self._device(worker)
+                record = store.finished(planned.case.case_id, self.origin, device)
+                if record is None:
+                    record, worker = self._run_case(worker, planned)
+                    store.append(record)
+                yield record
+
+    def _device(self, worker: Worker) -> str:
+        if self.origin is Origin.SIMULATED:
+            return self.card.name
+        try:
+            return worker.environment.device
+        except WorkerDied as error:
+            raise UsageError(f"profiler: cuda cannot start here: {error}") from None
+
+    def _run_case(self, worker: Worker, planned: PlannedCase) -> tuple[Record, Worker | None]:
+        """The record of one case, and the worker if it may be asked again."""
+        try:
+            record = worker.run(Task(case=planned.case, label=planned.label))
+        except WorkerDied as error:
+            return self._died(planned, error, worker), None
+        return record, worker if self.origin is Origin.SIMULATED else None
+
+    def _died(self, planned: PlannedCase, error: WorkerDied, worker: Worker) -> Record:
+        if self.origin is Origin.SIMULATED:
+            environment = simulated_environment(self.card)
+        else:
+            environment = worker.environment
+        return Record(
+            case_id=planned.case.case_id,
+            case=planned.case,
+            label=planned.label,
+            origin=self.origin,
+            environment=environment,
+            status=Status.ERROR,
+            reason=str(error),
+        )
+
+
+def _close(pipe: IO[str] | IO[bytes]) -> None:
+    try:
+        pipe.close()
+    except BrokenPipeError:
+        pass  # it had died with a task half written

@@ -1,0 +1,106 @@
+"""The store: records in a JSON Lines file, appended and flushed one by one.
+
+A line is whole or it is the last one: a run that was killed while writing leaves at most one
+half line, which the next run cuts off.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from petl_bench.errors import UsageError
+from petl_bench.record import Origin, Record, Status, load_record
+
+FILE_NAME = "records.jsonl"
+
+
+class Store:
+    """The records of one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open `folder`, made if it is not there; repair a half-written last line.
+
+        Raises:
+            UsageError: the folder cannot be made or written, or a line is not a record.
+        """
+        self.path = folder / FILE_NAME
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab"):
+                pass
+            _cut_half_line(self.path)
+        except OSError as error:
+            raise UsageError(f"out: cannot write {self.path}: {error.strerror}") from None
+        self.records = list(read_records(self.path))
+
+    def append(self, record: Record) -> None:
+        """Write `record` so that it survives the death of this process."""
+        line = record.model_dump_json(exclude_none=False) + "\n"
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self.records.append(record)
+
+    def finished(self, case_id: str, origin: Origin, device: str) -> Record | None:
+        """The latest record that answers the case there, unless it ended in an error."""
+        for record in reversed(self.records):
+            same = record.case_id == case_id and record.origin == origin
+            if same and record.environment.device == device and record.status is not Status.ERROR:
+                return record
+        return None
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """The records in `path`, a JSON Lines file or a folder that holds one.
+
+    A half-written last line is passed over.
+
+    Raises:
+        UsageError: no such file, or a line that is not a record; the message has its number.
+    """
+    file = path / FILE_NAME if path.is_dir() else path
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise UsageError(f"records: cannot read {file}: {reason}") from None
+    lines = text.split("\n")
+    if lines[-1]:
+        lines.pop()  # no newline: it was being written when its run ended
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _parse(line, file, number)
+
+
+def latest(records: list[Record]) -> list[Record]:
+    """One record a case, origin and device: the last one written, at its first one's place."""
+    newest: dict[tuple[str, Origin, str], Record] = {}
+    for record in records:
+        newest[record.case_id, record.origin, record.environment.device] = record
+    return list(newest.values())
+
+
+def _parse(line: str, file: Path, number: int) -> Record:
+    try:
+        return load_record(json.loads(line))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "record"
+        reason = f"{where}: {first['msg']}"
+    except (ValueError, AttributeError, TypeError) as error:
+        reason = str(error)
+    raise UsageError(f"records: {file} line {number} is not a record: {reason}")
+
+
+def _cut_half_line(path: Path) -> None:
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            file.truncate(data.rfind(b"\n") + 1)

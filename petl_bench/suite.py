@@ -1,0 +1,153 @@
+"""A suite: a grid of backbones, methods and workloads; and its plan, the list of its cells.
+
+A suite file is TOML. Every value may be a list, which makes the grid:
+
+    methods = ["full", "lora[r=8|32]", "lst"]
+
+    [backbone]
+    name = ["t5-base", "t5-large"]
+    dtype = "bf16"
+
+    [workload]
+    batch_size = [8, 32, 100]
+"""
+
+import difflib
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from petl_bench import backbones, method_spec
+from petl_bench.case import Attention, Backbone, Case, DType, Workload
+from petl_bench.errors import UsageError
+
+BASELINE_METHOD = "full"
+"""Every saving is against it, so every plan has it."""
+
+_BACKBONE_FIELDS: dict[str, type[str]] = {"name": str, "dtype": DType, "attention": Attention}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedCase:
+    """One cell, and its method as it was asked for."""
+
+    label: str
+    case: Case
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A grid: each axis maps a field to the values that it takes."""
+
+    methods: Sequence[str]
+    backbone: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    workload: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+
+    def plan(self) -> list[PlannedCase]:
+        """All cells, the baseline first within each backbone and workload; none twice.
+
+        Raises:
+            UsageError: a field or value that does not exist.
+        """
+        choices = method_spec.parse_specs(",".join(self.methods))
+        choices.sort(key=lambda choice: choice[1].name != BASELINE_METHOD)
+        if choices[0][1].name != BASELINE_METHOD:
+            choices = [*method_spec.parse_specs(BASELINE_METHOD), *choices]
+        cells: dict[str, PlannedCase] = {}
+        for backbone, workload in itertools.product(self._backbones(), self._workloads()):
+            for label, method in choices:
+                case = Case(backbone=backbone, method=method, workload=workload)
+                cells.setdefault(case.case_id, PlannedCase(label=label, case=case))
+        return list(cells.values())
+
+    def _backbones(self) -> list[Backbone]:
+        axes = {"name": ["t5-base"], **self.backbone}
+        return [
+            backbones.find(
+                _checked("backbone name", str, cell["name"]),
+                dtype=_checked("dtype", DType, cell.get("dtype", DType.FP32)),
+                attention=_checked("attention", Attention, cell.get("attention", Attention.EAGER)),
+            )
+            for cell in _product(axes)
+        ]
+
+    def _workloads(self) -> list[Workload]:
+        return [_workload(cell) for cell in _product(self.workload)]
+
+
+def load_suite(path: Path) -> Suite:
+    """The suite in the TOML file `path`.
+
+    Raises:
+        UsageError: unreadable, not TOML, or a key that a suite does not have.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"suite: cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"suite: {path} is not TOML: {error}") from None
+    try:
+        _check_keys("suite", document, ("methods", "backbone", "workload"))
+        methods = document.get("methods", [])
+        if not isinstance(methods, list) or not all(isinstance(m, str) for m in methods):
+            raise UsageError('methods must be a list of strings, such as ["lst", "lora[r=8]"]')
+        axes = {}
+        for table, fields in (
+            ("backbone", tuple(_BACKBONE_FIELDS)),
+            ("workload", tuple(Workload.model_fields)),
+        ):
+            axes[table] = document.get(table, {})
+            if not isinstance(axes[table], dict):
+                raise UsageError(f"{table} must be a table, [{table}]")
+            _check_keys(table, axes[table], fields)
+    except UsageError as error:
+        raise UsageError(f"suite {path}: {error}") from None
+    return Suite(
+        methods=methods,
+        backbone={key: _as_list(value) for key, value in axes["backbone"].items()},
+        workload={key: _as_list(value) for key, value in axes["workload"].items()},
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_keys(table: str, given: Iterable[str], known: Sequence[str]) -> None:
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(known)}"
+            raise UsageError(f"{table} has no field {key!r}; {hint}")
+
+
+def _product(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    for key, values in axes.items():
+        if not values:
+            raise UsageError(f"{key}: no value given")
+    return [dict(zip(axes, cell, strict=True)) for cell in itertools.product(*axes.values())]
+
+
+def _checked(name: str, kind: type[Any], value: Any) -> Any:
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be a string (got {value!r})")
+    try:
+        return kind(value)
+    except ValueError:
+        choices = ", ".join(kind)
+        raise UsageError(f"{name}: {value!r} is not one of {choices}") from None
+
+
+def _workload(cell: Mapping[str, Any]) -> Workload:
+    try:
+        return Workload(**cell)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{name}: {first['msg']} (got {first['input']!r})") from None

@@ -1,0 +1,505 @@
+"""Records as rows: a DataFrame for programs, and tables for people.
+
+Measured and simulated numbers never share a table: records are first split into groups that
+asked the same question (backbone, workload) of the same place (origin, device), and savings are
+taken within a group only. A number that is absent is null in the frame and a dash in a table.
+"""
+
+import json
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from petl_bench.case import Backbone, Workload
+from petl_bench.record import Category, Measurement, Origin, Phase, PhaseMemory, Record, Status
+from petl_bench.units import format_bytes, format_count
+
+BASELINE_METHOD = "full"
+"""The method that savings are counted against: every parameter trains."""
+
+ABSENT = "-"
+STEP_PHASES = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP)
+_RICH_STYLES = {
+    Status.OK: "green",
+    Status.OOM: "bold red",
+    Status.ERROR: "bold red",
+    Status.SKIPPED: "yellow",
+}
+_RICH_HEADER_WIDTH = 10  # characters; a header must not make a column of numbers wider
+
+Value = str | int | float | None
+
+
+# --------------------------------------------------------------------------------------------
+# Groups: records that may be compared with each other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Records of one backbone and workload, from one origin and device."""
+
+    origin: Origin
+    device: str
+    backbone: Backbone
+    workload: Workload
+    records: tuple[Record, ...]
+
+    @property
+    def place(self) -> str:
+        """Where the numbers come from, such as "simulated for a100-80gb"."""
+        return f"{self.origin} {'on' if self.origin is Origin.MEASURED else 'for'} {self.device}"
+
+    @property
+    def setting(self) -> str:
+        """Everything but backbone and place; what differs from a default is always named."""
+        load = self.workload
+        named = ("batch_size", "source_length_tokens", "target_length_tokens", "optimizer")
+        parts = [
+            self.backbone.dtype.value,
+            self.backbone.attention.value,
+            f"batch {load.batch_size}",
+            f"source {load.source_length_tokens}",
+            f"target {load.target_length_tokens}",
+            load.optimizer.value,
+        ]
+        parts += [
+            f"{name.replace('_', ' ')} {getattr(load, name)}"
+            for name, field in type(load).model_fields.items()
+            if name not in named and getattr(load, name) != field.default
+        ]
+        return ", ".join(parts)
+
+    @property
+    def title(self) -> str:
+        """The group in one line: backbone, setting and place."""
+        return f"{self.backbone.name}, {self.setting}: {self.place}"
+
+    @property
+    def baseline(self) -> Record | None:
+        """The newest full fine-tuning that ended well, if there is one."""
+        found = [record for record in self.records if _is_baseline(record) and record.measurement]
+        return found[-1] if found else None
+
+
+def groups(records: Iterable[Record]) -> list[Group]:
+    """`records` split into comparable groups, in order of first appearance."""
+    members: dict[str, list[Record]] = {}
+    for record in records:
+        members.setdefault(_group_key(record), []).append(record)
+    return [
+        Group(
+            origin=first.origin,
+            device=first.environment.device,
+            backbone=first.case.backbone,
+            workload=first.case.workload,
+            records=tuple(found),
+        )
+        for found in members.values()
+        for first in found[:1]
+    ]
+
+
+def _group_key(record: Record) -> str:
+    question = record.case.model_dump(mode="json", include={"backbone", "workload"})
+    return json.dumps([record.origin, record.environment.device, question], sort_keys=True)
+
+
+def _is_baseline(record: Record) -> bool:
+    return record.case.method.name == BASELINE_METHOD
+
+
+# --------------------------------------------------------------------------------------------
+# One record's values: each derived number is derived here and nowhere else
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A record beside the baseline of its group."""
+
+    record: Record
+    baseline: Record | None
+
+    @property
+    def seen(self) -> Measurement | None:
+        return self.record.measurement
+
+    @property
+    def peak(self) -> PhaseMemory | None:
+        return self.seen.peak() if self.seen else None
+
+    @property
+    def load_bytes(self) -> int | None:
+        return self.seen.load.end_allocated_bytes if self.seen else None
+
+    def phase_peak_bytes(self, phase: Phase) -> int | None:
+        if self.seen is None or not any(phase in step for step in self.seen.steps):
+            return None
+        return self.seen.peak(phase).peak_allocated_bytes
+
+    def category_bytes(self, category: Category) -> int | None:
+        by_category = self.peak.by_category if self.peak else None
+        return None if by_category is None else by_category.get(category, 0)
+
+    @property
+    def trainable_percent(self) -> float | None:
+        # The LST paper's denominator: the backbone as it was, without what the method adds.
+        if self.seen is None or not self.seen.backbone_parameters:
+            return None
+        return 100 * self.seen.trainable_parameters / self.seen.backbone_parameters
+
+    @property
+    def saving_percent(self) -> float | None:
+        if self.seen is None or self.baseline is None or self.baseline.measurement is None:
+            return None
+        whole = self.baseline.measurement.peak_allocated_bytes
+        return 100 * (whole - self.seen.peak_allocated_bytes) / whole if whole else None
+
+    @property
+    def samples_per_s(self) -> float | None:
+        if self.seen is None or not self.seen.step_times_s:
+            return None
+        return self.record.case.workload.batch_size / _median(self.seen.step_times_s)
+
+    @property
+    def roofline_samples_per_s(self) -> float | None:
+        if self.seen is None or self.seen.roofline is None:
+            return None
+        return self.record.case.workload.batch_size / self.seen.roofline.step_s
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+def _measured_column(name: str) -> tuple[str, Callable[[_Row], Value]]:
+    def get(row: _Row) -> int | None:
+        return getattr(row.seen, name) if row.seen else None
+
+    return "Int64", get
+
+
+def _phase_column(phase: Phase) -> tuple[str, Callable[[_Row], Value]]:
+    return "Int64", lambda row: row.phase_peak_bytes(phase)
+
+
+def _category_column(category: Category) -> tuple[str, Callable[[_Row], Value]]:
+    return "Int64", lambda row: row.category_bytes(category)
+
+
+_COLUMNS: dict[str, tuple[str, Callable[[_Row], Value]]] = {
+    "method": ("string", lambda row: row.record.case.method.name),
+    "label": ("string", lambda row: row.record.label),
+    "backbone": ("string", lambda row: row.record.case.backbone.name),
+    "dtype": ("string", lambda row: row.record.case.backbone.dtype.value),
+    "attention": ("string", lambda row: row.record.case.backbone.attention.value),
+    "batch_size": ("Int64", lambda row: row.record.case.workload.batch_size),
+    "source_length_tokens": ("Int64", lambda row: row.record.case.workload.source_length_tokens),
+    "target_length_tokens": ("Int64", lambda row: row.record.case.workload.target_length_tokens),
+    "optimizer": ("string", lambda row: row.record.case.workload.optimizer.value),
+    "origin": ("string", lambda row: row.record.origin.value),
+    "device": ("string", lambda row: row.record.environment.device),
+    "status": ("string", lambda row: row.record.status.value),
+    "reason": ("string", lambda row: row.record.reason),
+    "requested_bytes": ("Int64", lambda row: row.record.requested_bytes),
+    "total_parameters": _measured_column("total_parameters"),
+    "backbone_parameters": _measured_column("backbone_parameters"),
+    "trainable_parameters": _measured_column("trainable_parameters"),
+    "trainable_percent": ("Float64", lambda row: row.trainable_percent),
+    "peak_allocated_bytes": _measured_column("peak_allocated_bytes"),
+    "peak_reserved_bytes": _measured_column("peak_reserved_bytes"),
+    **{f"peak_{phase}_allocated_bytes": _phase_column(phase) for phase in STEP_PHASES},
+    # What stays once the model stands; the step's peaks include it.
+    "load_allocated_bytes": ("Int64", lambda row: row.load_bytes),
+    **{f"{category}_bytes": _category_column(category) for category in Category},
+    "saving_percent": ("Float64", lambda row: row.saving_percent),
+    "flops_per_step": _measured_column("flops_per_step"),
+    "samples_per_s": ("Float64", lambda row: row.samples_per_s),
+    "roofline_samples_per_s": ("Float64", lambda row: row.roofline_samples_per_s),
+    "case_id": ("string", lambda row: row.record.case_id),
+}
+
+
+def values(group: Group) -> list[dict[str, Value]]:
+    """The group's records as plain values, by the column names of `to_frame`."""
+    baseline = group.baseline
+    rows = [_Row(record, baseline) for record in group.records]
+    return [{name: get(row) for name, (_, get) in _COLUMNS.items()} for row in rows]
+
+
+def to_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a record, in the order given: raw integers, null where there is no number.
+
+    Columns end in their unit. `trainable_percent` is of `backbone_parameters`; `saving_percent`
+    is of the group's full fine-tuning; the columns named after categories are at the overall
+    peak; `load_allocated_bytes` is what is held once the model stands.
+    """
+    baselines = {_group_key(group.records[0]): group.baseline for group in groups(records)}
+    rows = [_Row(record, baselines[_group_key(record)]) for record in records]
+    return pd.DataFrame(
+        {
+            name: pd.Series([get(row) for row in rows], dtype=dtype)
+            for name, (dtype, get) in _COLUMNS.items()
+        }
+    )
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """`frame` as CSV with a header; nulls are empty."""
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+# --------------------------------------------------------------------------------------------
+# Tables for people
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column's header, and the side its text keeps to."""
+
+    header: str
+    align: Literal["left", "right"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell's text, and what stands behind it."""
+
+    text: str
+    number: int | float | None = None  # to sort by; None for text and for absent numbers
+    status: Status | None = None  # to colour by; None outside the status column
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table ready to print: every number is already text."""
+
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A column of numbers: which value, under what header, as which text."""
+
+    name: str
+    header: str
+    text: Callable[[int], str] | Callable[[float], str]
+
+
+def percent(share: float) -> str:
+    """`share` of a hundred with three significant digits where it is small.
+
+    >>> percent(58.36), percent(0.0342), percent(100.0)
+    ('58.4 %', '0.0342 %', '100.0 %')
+    """
+    return f"{share:.1f} %" if abs(share) >= 10 or share == 0 else f"{share:.3g} %"  # noqa: PLR2004
+
+
+def _rate(samples_per_s: float) -> str:
+    return f"{samples_per_s:,.0f}" if samples_per_s >= 100 else f"{samples_per_s:.3g}"  # noqa: PLR2004
+
+
+def throughput_column(group: Group) -> tuple[str, str]:
+    """Name of the group's throughput value, and the header that says what kind it is."""
+    if group.origin is Origin.MEASURED:
+        return "samples_per_s", "samples/s (measured)"
+    return "roofline_samples_per_s", "samples/s (roofline estimate)"
+
+
+def summary(records: Sequence[Record], *, phases: bool = False) -> list[Table]:
+    """One table a group: what each method costs; with `phases`, the peak of each phase too."""
+    return [_summary_table(group, phases=phases) for group in groups(records)]
+
+
+def phase_peaks(records: Sequence[Record]) -> list[Table]:
+    """One table a group: what the model holds once loaded, then the peak of each phase."""
+    shown = [_Shown("load_allocated_bytes", "after load", format_bytes), *_shown_phases()]
+    caption = "Highest allocated memory within each phase, over all measured steps."
+    return [_table(group, shown, caption) for group in groups(records)]
+
+
+def category_peaks(records: Sequence[Record]) -> list[Table]:
+    """One table a group: what the bytes at the overall peak are for."""
+    shown = [
+        _Shown(f"{category}_bytes", category.replace("_", " "), format_bytes)
+        for category in Category
+    ]
+    shown += [_Shown("peak_allocated_bytes", "peak allocated", format_bytes)]
+    caption = "Allocated memory at the highest moment of the step, by what it is for."
+    return [_table(group, shown, caption) for group in groups(records)]
+
+
+def _shown_phases() -> list[_Shown]:
+    return [
+        _Shown(f"peak_{phase}_allocated_bytes", phase.replace("_", " "), format_bytes)
+        for phase in STEP_PHASES
+    ]
+
+
+def _summary_table(group: Group, *, phases: bool) -> Table:
+    shown = [
+        _Shown("trainable_parameters", "trainable", format_count),
+        _Shown("trainable_percent", "% of backbone", percent),
+        _Shown("peak_allocated_bytes", "peak allocated", format_bytes),
+        _Shown("peak_reserved_bytes", "peak reserved", format_bytes),
+        _Shown("saving_percent", "saving", percent),
+        *(_shown_phases() if phases else []),
+        _Shown("flops_per_step", "FLOPs per step", format_count),
+        _Shown(*throughput_column(group), _rate),
+    ]
+    return _table(group, shown, _summary_caption(group))
+
+
+def _summary_caption(group: Group) -> str:
+    baseline = group.baseline
+    if baseline is None or baseline.measurement is None:
+        sentences = ["No saving is given: full fine-tuning has no numbers here."]
+    else:
+        size = format_bytes(baseline.measurement.peak_allocated_bytes)
+        sentences = [f"Saving: peak allocated, against {size} of full fine-tuning."]
+    if group.origin is Origin.SIMULATED:
+        sentences.append(
+            "Memory is simulated; samples/s is a roofline estimate, not a measurement."
+        )
+    return " ".join(sentences)
+
+
+def _table(group: Group, shown: Sequence[_Shown], caption: str) -> Table:
+    columns = (
+        Column(header="method", align="left"),
+        *(Column(header=each.header, align="right") for each in shown),
+        Column(header="status", align="left"),
+    )
+    rows = tuple(
+        (
+            Cell(text=record.label),
+            *(_number_cell(found[each.name], each) for each in shown),
+            Cell(text=status_text(record), status=record.status),
+        )
+        for record, found in zip(group.records, values(group), strict=True)
+    )
+    return Table(title=group.title, caption=caption, columns=columns, rows=rows)
+
+
+def _number_cell(value: Value, shown: _Shown) -> Cell:
+    if value is None or isinstance(value, str):
+        return Cell(text=ABSENT)
+    return Cell(text=shown.text(value), number=value)  # type: ignore[arg-type]
+
+
+def status_text(record: Record) -> str:
+    """How the case ended, with the reason and the request that did not fit."""
+    if record.status is Status.OK:
+        return record.status.value
+    asked = record.requested_bytes
+    request = "" if asked is None else f" (requested {format_bytes(asked)})"
+    return f"{record.status}: {record.reason}{request}"
+
+
+def finding(group: Group) -> str:
+    """The group's key result in one sentence."""
+    finished = [
+        (record, record.measurement.peak_allocated_bytes)
+        for record in group.records
+        if record.measurement
+    ]
+    if not finished:
+        return f"None of the {len(group.records)} cases finished."
+    baseline = group.baseline
+    rivals = [pair for pair in finished if not _is_baseline(pair[0])]
+    least, size = min(rivals or finished, key=lambda pair: pair[1])
+    needs = f"{least.label} needs {format_bytes(size)} at peak"
+    if baseline is None or baseline.measurement is None:
+        return f"{needs}, the least of {len(finished)}; full fine-tuning has no numbers here."
+    whole = baseline.measurement.peak_allocated_bytes
+    if not rivals:
+        return f"{needs}; no other method finished."
+    if size >= whole:
+        return f"No method saves memory: {needs}, full fine-tuning {format_bytes(whole)}."
+    return _saving_sentence(_Row(least, baseline), whole)
+
+
+def _saving_sentence(row: _Row, whole: int) -> str:
+    assert row.seen is not None
+    saved = percent(row.saving_percent or 0.0)
+    size = format_bytes(row.seen.peak_allocated_bytes)
+    trained = (
+        "" if row.trainable_percent is None else f", training {percent(row.trainable_percent)}"
+    )
+    parameters = " of the parameters" if trained else ""
+    return (
+        f"{row.record.label} saves most: {size} at peak instead of {format_bytes(whole)},"
+        f" {saved} less than full fine-tuning{trained}{parameters}."
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Renderers: the same walk over a Table, once a format
+
+
+def to_markdown(table: Table) -> str:
+    """`table` as GitHub-flavoured Markdown, title above and caption below."""
+    rules = {"left": ":---", "right": "---:"}
+    lines = [
+        _markdown_line(column.header for column in table.columns),
+        "| " + " | ".join(rules[column.align] for column in table.columns) + " |",
+        *(_markdown_line(cell.text for cell in row) for row in table.rows),
+    ]
+    title, caption = _markdown_text(table.title), _markdown_text(table.caption)
+    return "\n".join([f"**{title}**", "", *lines, "", caption, ""])
+
+
+def _markdown_line(texts: Iterable[str]) -> str:
+    return "| " + " | ".join(_markdown_text(text) for text in texts) + " |"
+
+
+def _markdown_text(text: str) -> str:
+    return re.sub(r"([\\|*`<])", r"\\\1", " ".join(text.split()))
+
+
+def to_rich(table: Table) -> RichTable:
+    """`table` for a terminal: numbers to the right, the status in colour, reasons below."""
+    # Everything goes in as Text: rich would take "lora[r=8]" in a str for markup.
+    rich = RichTable(
+        title=Text(table.title, style="bold"),
+        caption=Text("\n").join([*_rich_reasons(table), Text(table.caption, style="dim")]),
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for column in table.columns:
+        header = "\n".join(textwrap.wrap(column.header, _RICH_HEADER_WIDTH))
+        # Fold: a narrow terminal breaks lines, and never hides digits behind an ellipsis.
+        rich.add_column(Text(header), justify=column.align, overflow="fold", vertical="bottom")
+    for row in table.rows:
+        rich.add_row(*(_rich_text(cell) for cell in row))
+    return rich
+
+
+def _rich_text(cell: Cell) -> Text:
+    if cell.status is None:
+        return Text(cell.text)
+    return Text(cell.status.value, style=_RICH_STYLES[cell.status])
+
+
+def _rich_reasons(table: Table) -> list[Text]:
+    # In a row of their own width: a terminal has no room for a sentence in a column.
+    return [
+        Text(f"{row[0].text}: {cell.text}", style=_RICH_STYLES[cell.status])
+        for row in table.rows
+        for cell in row
+        if cell.status not in (None, Status.OK)
+    ]

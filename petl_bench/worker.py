@@ -1,0 +1,117 @@
+"""The process that runs cases: one JSON document a line in, one out.
+
+It greets with its environment, then answers each task with a record. Whatever a library prints
+goes to stderr, so that nothing but documents reaches the parent. A simulating worker serves many
+cases; a measuring one is asked once and thrown away.
+"""
+
+import os
+import sys
+import time
+from typing import IO, Any
+
+from petl_bench import cards, registry
+from petl_bench.backbones import FAMILIES
+from petl_bench.case import Case, Frozen
+from petl_bench.environment import measured_environment, simulated_environment
+from petl_bench.errors import OutOfMemoryError
+from petl_bench.method_spec import validated_config
+from petl_bench.record import Environment, Measurement, Origin, Record, Status
+
+
+class Task(Frozen):
+    """One case to run."""
+
+    case: Case
+    label: str
+
+
+def serve(origin: Origin, card_name: str, tasks: IO[str], answers: IO[str]) -> None:
+    """Answer tasks until there are no more."""
+    card = cards.find(card_name)
+    if origin is Origin.MEASURED:
+        environment = measured_environment()
+    else:
+        environment = simulated_environment(card)
+    _send(answers, environment.model_dump_json())
+    _warm_up()
+    for line in tasks:
+        record = run_task(Task.model_validate_json(line), origin, card, environment)
+        _send(answers, record.model_dump_json())
+
+
+def run_task(task: Task, origin: Origin, card: cards.Card, environment: Environment) -> Record:
+    """The record of one case: its measurement, or why there is none."""
+    begin = time.perf_counter()
+    case = task.case
+    outcome: dict[str, Any]
+    try:
+        outcome = _skip(case) or {"status": Status.OK, "measurement": _measure(case, origin, card)}
+    except Exception as error:  # noqa: BLE001 - a case that fails is a result, told by its record
+        outcome = _failure(error)
+    return Record(
+        case_id=case.case_id,
+        case=case,
+        label=task.label,
+        origin=origin,
+        environment=environment,
+        method_source_sha256=registry.source_sha256(registry.get(case.method.name)),
+        worker_s=time.perf_counter() - begin,
+        **outcome,
+    )
+
+
+def _skip(case: Case) -> dict[str, Any] | None:
+    method = registry.get(case.method.name)
+    config = validated_config(method, case.method.config)
+    dims = FAMILIES[case.backbone.family].dims(case.backbone)
+    reason = method.unsupported(dims, config)
+    return {"status": Status.SKIPPED, "reason": reason} if reason else None
+
+
+def _measure(case: Case, origin: Origin, card: cards.Card) -> Measurement:
+    if origin is Origin.MEASURED:
+        from petl_bench.profilers.cuda import measure  # noqa: PLC0415 - needs NVML
+
+        return measure(case)
+    from petl_bench.profilers.simulated import simulate  # noqa: PLC0415 - not where measured
+
+    return simulate(case, card)
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    if isinstance(error, OutOfMemoryError):
+        return {
+            "status": Status.OOM,
+            "reason": str(error),
+            "requested_bytes": error.requested_bytes,
+        }
+    text = str(error).strip().splitlines()
+    reason = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    return {"status": Status.ERROR, "reason": reason}
+
+
+def _warm_up() -> None:
+    """Import what cases need while the parent is still planning."""
+    import peft  # noqa: F401, PLC0415
+    import transformers  # noqa: F401, PLC0415
+
+
+def _send(answers: IO[str], document: str) -> None:
+    answers.write(document + "\n")
+    answers.flush()
+
+
+def main() -> None:
+    """Entry point: `python -m petl_bench.worker ORIGIN CARD`."""
+    origin, card_name = Origin(sys.argv[1]), sys.argv[2]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # anything printed from here on goes to stderr
+    try:
+        serve(origin, card_name, sys.stdin, answers)
+    except (BrokenPipeError, KeyboardInterrupt):
+        os._exit(1)  # the parent is gone or stopping: nobody reads what we would say
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,8 @@ class AdapterConfig(MethodConfig):
     """Where the bottlenecks stand and how wide they are."""
 
     placement: Literal["houlsby", "pfeiffer"] = Field(
-        "houlsby", description="houlsby: after self-attention and feed-forward; pfeiffer: the latter"
+        "houlsby",
+        description="houlsby: after self-attention and feed-forward; pfeiffer: the latter",
     )
     reduction: int = Field(16, gt=0, description="bottleneck m = hidden size / reduction")
     bottleneck: int | None = Field(None, gt=0, description="m itself; overrides reduction")

@@ -34,7 +34,7 @@ class LoraConfig(MethodConfig):
 
 
 def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
-    """peft's model with an update beside every target projection."""
+    """Peft's model with an update beside every target projection."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
     roles = ports.projections
@@ -54,11 +54,14 @@ def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
             bias=config.biases,
         ),
     )
+    if config.biases == "all":
+        for table in ports.position_tables:  # peft matches only names that end in "bias"
+            table.requires_grad_(requires_grad=True)
     return lora
 
 
 def trainable_parameters(dims: Dims, config: LoraConfig) -> int:
-    """r (d_in + d_out) a target; with `biases=all` every bias and relative position table.
+    """R (d_in + d_out) a target; with `biases=all` every bias and relative position table.
 
     T5-base, r = 32 on q and v: 36 attentions * 2 * 32 * 1,536 = 3,538,944.
     """

@@ -163,7 +163,9 @@ class LadderSideModel(nn.Module):
                 stack.embedding.register_forward_hook(self._on_embedding(ladder, before))
             )
             handles.extend(
-                stack.layers[layer].register_forward_hook(_on_layer(ladder, layer), with_kwargs=True)
+                stack.layers[layer].register_forward_hook(
+                    _on_layer(ladder, layer), with_kwargs=True
+                )
                 for layer in ladder.kept
             )
             before = stack

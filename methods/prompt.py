@@ -19,7 +19,7 @@ class PromptConfig(MethodConfig):
 
 
 def attach(model: nn.Module, ports: Ports, config: PromptConfig) -> nn.Module:
-    """peft's model with `tokens` trainable vectors of width D."""
+    """Peft's model with `tokens` trainable vectors of width D."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
     prompted: nn.Module = peft.get_peft_model(
@@ -34,7 +34,7 @@ def attach(model: nn.Module, ports: Ports, config: PromptConfig) -> nn.Module:
 
 
 def trainable_parameters(dims: Dims, config: PromptConfig) -> int:
-    """tokens * D. T5-base with 100 tokens: 76,800."""
+    """Tokens * D. T5-base with 100 tokens: 76,800."""
     return config.tokens * dims.hidden_size
 
 

@@ -12,6 +12,6 @@ class UsageError(ValueError):
 class OutOfMemoryError(RuntimeError):
     """A device refused an allocation. That is a result, not a crash."""
 
-    def __init__(self, message: str, requested_bytes: int | None) -> None:
-        super().__init__(message)
+    def __init__(self, *args: object, requested_bytes: int | None = None) -> None:
+        super().__init__(*args)
         self.requested_bytes = requested_bytes

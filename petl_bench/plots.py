@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
 from petl_bench.record import Category, Phase, Record, TimelinePoint
@@ -44,12 +44,42 @@ UNATTRIBUTED = "#8A93A0"
 """Colour of bytes that no one told apart by category."""
 
 Axis = Literal["trainable_parameters", "throughput"]
+Side = Literal["left", "center", "right"]
 
 _INK, _FADED, _GRID, _ACCENT, _BAND = "#1B2430", "#5E6A78", "#E3E7EC", "#2F5D8C", "#F3F5F8"
 _PNG_DOTS_PER_INCH = 160
 _TIMELINE_POINTS = 600  # a curve drawn with more is no sharper on a screen
 _WIDTH_INCHES = 9.0
+_NARROWEST_BAND_INCHES = 0.12
 _THINNEST = 0.004  # of the largest peak: less than a point wide
+
+
+class _Offset(NamedTuple):
+    """Where a label could stand, in points from what it names."""
+
+    side: Side  # of the label, that is at the offset
+    across: float
+    up: float
+
+
+_SIDES: dict[Side, float] = {"left": 0.0, "center": 0.5, "right": 1.0}
+_DIRECTIONS: tuple[tuple[Side, float, float], ...] = (
+    ("left", 1.0, 0.0),
+    ("right", -1.0, 0.0),
+    ("center", 0.0, 1.5),
+    ("center", 0.0, -1.5),
+    ("left", 0.8, 1.0),
+    ("left", 0.8, -1.0),
+    ("right", -0.8, 1.0),
+    ("right", -0.8, -1.0),
+)
+_LEADER_POINTS = 14.0  # a label farther off than this is tied to its point by a line
+_OFFSETS = [
+    _Offset(side, across * reach, up * reach)
+    for reach in (7.0, 11.0, 16.0, 22.0, 29.0, 37.0, 46.0, 56.0, 68.0)
+    for side, across, up in _DIRECTIONS
+]
+
 
 # --------------------------------------------------------------------------------------------
 # Series: what is drawn, as plain values
@@ -143,6 +173,42 @@ def _dominated(cost: tuple[float, int], others: Sequence[tuple[float, int]]) -> 
     return any(other[0] <= cost[0] and other[1] <= cost[1] and other != cost for other in others)
 
 
+def logarithmic(found: Sequence[Point], x: Axis) -> bool:
+    """Whether the axis of `x` has a logarithmic scale."""
+    return x == "trainable_parameters" and min(point.x for point in found) > 0
+
+
+def limits(found: Sequence[Point], x: Axis) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Ends of the axis of `x`, and of the axis of bytes, with space for labels."""
+    places = [point.x for point in found]
+    across = _padded(places)
+    if logarithmic(found, x):
+        across = (min(places) / 2.5, max(places) * 2.5)
+    return across, _padded([point.peak_bytes for point in found])
+
+
+def _padded(places: Sequence[float]) -> tuple[float, float]:
+    """The places' range with space around it; from 0 where that costs little."""
+    low, high = min(places), max(places)
+    space = 0.18 * (high - low) or 0.2 * high or 1.0
+    return (0.0 if low < high / 3 else low - space), high + space
+
+
+def frontier(found: Sequence[Point], x: Axis) -> list[tuple[float, float]]:
+    """Corners of the staircase through the best points, from least memory to most.
+
+    Between two of them it turns at the corner that both are better than. It runs on to the edges,
+    so that it shows what lies behind a single best method too.
+    """
+    best = sorted({(point.peak_bytes, point.x) for point in found if point.best})
+    across, up = limits(found, x)
+    worst = across[1] if x == "trainable_parameters" else across[0]
+    corners = [(worst, float(best[0][0])), (best[0][1], float(best[0][0]))]
+    for size, place in best[1:]:
+        corners += [(corners[-1][0], float(size)), (place, float(size))]
+    return [*corners, (corners[-1][0], up[1])]
+
+
 def timelines(group: Group) -> list[Timeline]:
     """A timeline for each record that has one, in the order of the records."""
     return [
@@ -213,9 +279,10 @@ def peak_by_category(records: Sequence[Record]) -> Figure:
     axes.set_ylim(len(found) - 0.45, -0.55)
     axes.set_xlim(0, 1.19 * max(bar.peak_bytes or 1 for bar in found) / unit)
     axes.set_xlabel(f"peak allocated memory ({unit_name})")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 5, 10]))
     _style(axes, grid="x")
     axes.tick_params(axis="y", length=0, labelsize=10.5, labelcolor=_INK)
-    _heading(figure, f"What training {group.backbone.name} holds at its peak", group)
+    _heading(figure, f"Peak training memory of {group.backbone.name}, by category", group)
     return figure
 
 
@@ -223,7 +290,7 @@ def _draw_bar(axes: Axes, position: int, bar: Bar, names: dict[Category, str], u
     left = 0.0
     for category, name in names.items() if bar.by_category else ():
         width = (bar.by_category or {}).get(category, 0) / unit
-        axes.barh(position, width, 0.66, left, color=PALETTE[category], label=name)
+        axes.barh(position, width, 0.66, left, color=PALETTE[category], label=name, snap=False)
         left += width
     if bar.by_category is None and bar.peak_bytes is not None:
         left = bar.peak_bytes / unit
@@ -238,6 +305,7 @@ def _draw_bar(axes: Axes, position: int, bar: Bar, names: dict[Category, str], u
         va="center",
         color=_INK if finished else _FADED,
         style="normal" if finished else "italic",
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
     )
     axes.annotate(
         saving,
@@ -248,6 +316,7 @@ def _draw_bar(axes: Axes, position: int, bar: Bar, names: dict[Category, str], u
         va="center",
         weight="bold",
         color=_ACCENT,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
     )
 
 
@@ -265,86 +334,81 @@ def pareto(records: Sequence[Record], x: Axis = "trainable_parameters") -> Figur
     figure, (axes,) = _figure(5.2, 1)
     axes.set_ylabel(f"peak allocated memory ({unit_name})")
     _scale_x(axes, group, found, x)
-    axes.set_ylim(*_room([point.peak_bytes / unit for point in found]))
-    for best, colour, size in ((False, "#A9B2BD", 42), (True, _ACCENT, 58)):
-        chosen = [point for point in found if point.best == best]
-        places = [point.x for point in chosen], [point.peak_bytes / unit for point in chosen]
-        axes.scatter(*places, s=size, color=colour, zorder=3, edgecolor="white", linewidth=0.8)
-    _draw_frontier(axes, found, unit, x)
+    across, up = limits(found, x)
+    axes.set_xlim(*across)
+    axes.set_ylim(up[0] / unit, up[1] / unit)
+    _scatter(axes, found, unit)
+    corners = [(place, size / unit) for place, size in frontier(found, x)]
+    axes.plot(
+        *zip(*corners, strict=True),
+        color=_ACCENT,
+        linewidth=1.6,
+        alpha=0.55,
+        label="Pareto frontier: nothing beats it in both",
+        zorder=2,
+    )
     _style(axes, grid="both")
     against = "trainable parameters" if x == "trainable_parameters" else "throughput"
     _heading(figure, f"Peak memory against {against}, {group.backbone.name}", group)
-    _label_points(figure, axes, [(point.x, point.peak_bytes / unit, point) for point in found])
+    places = [(point.x, point.peak_bytes / unit, point) for point in found]
+    _label_points(figure, axes, places, corners)
     return figure
 
 
+def _scatter(axes: Axes, found: Sequence[Point], unit: int) -> None:
+    for best, colour, size in ((False, "#A9B2BD", 42), (True, _ACCENT, 58)):
+        chosen = [point for point in found if point.best == best]
+        axes.scatter(
+            [point.x for point in chosen],
+            [point.peak_bytes / unit for point in chosen],
+            s=size,
+            color=colour,
+            zorder=3,
+            edgecolor="white",
+            linewidth=0.8,
+        )
+
+
 def _scale_x(axes: Axes, group: Group, found: Sequence[Point], x: Axis) -> None:
-    places = [point.x for point in found]
     if x == "throughput":
         axes.set_xlabel(throughput_label(group))
-        axes.set_xlim(*_room(places))
         return
     axes.set_xlabel("trainable parameters")
-    if min(places) > 0:
-        axes.set_xscale("log")
-        axes.set_xlim(min(places) / 2.5, max(places) * 2.5)
+    if logarithmic(found, x):
+        places = [point.x for point in found]
         wide = max(places) > 100 * min(places)
+        axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short_count(round(value))))
-
-
-def _room(places: Sequence[float]) -> tuple[float, float]:
-    """Limits with space for labels; from 0 where that costs little."""
-    low, high = min(places), max(places)
-    space = 0.18 * (high - low) or 0.2 * high
-    return (0 if low < high / 3 else low - space), high + space
 
 
 def _short_count(count: int) -> str:
     return re.sub(r"\.0+(?= |$)", "", format_count(count))
 
 
-def frontier(found: Sequence[Point]) -> list[tuple[float, int]]:
-    """Corners of the staircase through the best points, from least memory to most.
-
-    Between two of them it turns at the corner that both are better than.
-    """
-    best = sorted({(point.peak_bytes, point.x) for point in found if point.best})
-    corners = [(best[0][1], best[0][0])]
-    for size, place in best[1:]:
-        corners += [(corners[-1][0], size), (place, size)]
-    return corners
-
-
-def _draw_frontier(axes: Axes, found: Sequence[Point], unit: int, x: Axis) -> None:
-    corners = [(place, size / unit) for place, size in frontier(found)]
-    # To the edges: what lies behind a single best method is behind the frontier too.
-    worst = axes.get_xlim()[1 if x == "trainable_parameters" else 0]
-    corners = [(worst, corners[0][1]), *corners, (corners[-1][0], axes.get_ylim()[1])]
-    axes.plot(
-        *zip(*corners, strict=True),
-        color=_ACCENT,
-        linewidth=1.6,
-        alpha=0.55,
-        label="Pareto frontier: no other method is better in both",
-        zorder=2,
-    )
-
-
-def _label_points(figure: Figure, axes: Axes, found: Sequence[tuple[float, float, Point]]) -> None:
-    """Name every point beside it, where the name covers no point and no other name."""
+def _label_points(
+    figure: Figure,
+    axes: Axes,
+    found: Sequence[tuple[float, float, Point]],
+    corners: Sequence[tuple[float, float]],
+) -> None:
+    """Name every point beside it, where the name covers no point, no line and no other name."""
     figure.draw_without_rendering()  # lays out, so that places on the page are known
     figure.set_layout_engine("none")
-    taken = [_square(axes, x, y) for x, y, _ in found]
+    taken = [*(_around(axes, [(x, y)], 6.0) for x, y, _ in found)]
+    taken += [_around(axes, ends, 1.5) for ends in pairwise(corners)]
     for x, y, point in sorted(found, key=lambda each: (not each[2].best, -each[1], each[0])):
         taken.append(_place_label(axes, (x, y), point, taken))
 
 
-def _square(axes: Axes, x: float, y: float, half: float = 5.0) -> Bbox:
-    across, up = axes.transData.transform((x, y))
-    return Bbox.from_extents(across - half, up - half, across + half, up + half)
+def _around(axes: Axes, places: Sequence[tuple[float, float]], margin: float) -> Bbox:
+    """The room in pixels that one place, or a line between two, takes on the page."""
+    return (
+        Bbox.null()
+        .union([Bbox([at, at]) for at in axes.transData.transform(places)])
+        .padded(margin)
+    )
 
 
 def _place_label(
@@ -356,33 +420,34 @@ def _place_label(
         place,
         xytext=(0, 0),
         textcoords="offset points",
+        va="center",
         fontsize=9.5,
         color=_INK if point.best else _FADED,
         weight="bold" if point.best else "normal",
         zorder=4,
         arrowprops={"arrowstyle": "-", "color": "#A9B2BD", "linewidth": 0.7, "shrinkB": 3},
     )
+    size = Text.get_window_extent(label)  # Annotation's own would count the leader line as well
+    pixels_per_point = axes.figure.dpi / 72
+    across, up = axes.transData.transform(place)
 
-    def put(offset: tuple[str, float, float]) -> Bbox:
-        label.set(ha=offset[0], va="center")
-        label.set_position(offset[1:])
-        # Annotation.get_window_extent would count the leader line as well.
-        return Text.get_window_extent(label).padded(1.5)
+    def room(offset: _Offset) -> Bbox:
+        left = across + offset.across * pixels_per_point - _SIDES[offset.side] * size.width
+        bottom = up + offset.up * pixels_per_point - size.height / 2
+        return Bbox.from_bounds(left, bottom, size.width, size.height).padded(1.5)
 
-    best = min(_OFFSETS, key=lambda offset: _cost(put(offset), offset, axes.bbox, taken))
-    room = put(best)
+    best = min(_OFFSETS, key=lambda offset: _cost(room(offset), offset, axes.bbox, taken))
+    label.set(ha=best.side, position=(best.across, best.up))
     assert label.arrow_patch is not None
-    label.arrow_patch.set_visible(max(abs(best[1]), abs(best[2])) > _LEADER_POINTS)
-    return room
+    label.arrow_patch.set_visible(max(abs(best.across), abs(best.up)) > _LEADER_POINTS)
+    return room(best)
 
 
-def _cost(
-    room: Bbox, offset: tuple[str, float, float], inside: Bbox, taken: Sequence[Bbox]
-) -> float:
+def _cost(room: Bbox, offset: _Offset, inside: Bbox, taken: Sequence[Bbox]) -> float:
     """What is covered, in square pixels, then how far the label is from its point."""
     covered = sum(_shared(room, other) for other in taken)
     outside = room.width * room.height - _shared(room, inside)
-    return 10 * covered + 50 * outside + abs(offset[1]) + abs(offset[2])
+    return 10 * covered + 50 * outside + abs(offset.across) + abs(offset.up)
 
 
 def _shared(one: Bbox, other: Bbox) -> float:
@@ -404,13 +469,16 @@ def timeline(records: Sequence[Record]) -> Figure:
     unit, unit_name = byte_axis(largest)
     across = min(len(found), 2 if len(found) <= 4 else 3)  # noqa: PLR2004
     down = -(-len(found) // across)
-    figure, panels = _figure(1.3 + 2.1 * down, len(found), across)
+    figure, panels = _figure(1.4 + 2.1 * down, len(found), across)
     names = _legend_names([point.by_category for each in found for point in each.points])
     for axes, each in zip(panels, found, strict=True):
         axes.set_ylim(0, 1.16 * largest / unit)
         _draw_timeline(axes, each, names, unit, _WIDTH_INCHES / across)
-    for axes in panels[::across]:
-        axes.set_ylabel(f"allocated ({unit_name})")
+    for index, axes in enumerate(panels):
+        axes.tick_params(labelleft=index % across == 0)
+        if index % across == 0:
+            axes.set_ylabel(f"allocated ({unit_name})")
+    figure.supxlabel("allocation events since the step began", fontsize=10, color=_FADED)
     _heading(figure, f"One training step of {group.backbone.name}, allocation by allocation", group)
     return figure
 
@@ -452,7 +520,7 @@ def _draw_bands(axes: Axes, found: Timeline, width_inches: float) -> None:
         axes.axvspan(first, end, color=_BAND if index % 2 == 0 else "white", zorder=0, linewidth=0)
         name = phase.replace("_", " ")
         room = 0.8 * width_inches * (end - first) / max(stop - start, 1)  # inches, roughly
-        if room < 0.075 * len(name):  # a band too narrow for its name goes without
+        if room < _NARROWEST_BAND_INCHES:  # too narrow for a name, even a turned one
             continue
         axes.annotate(
             name,
@@ -462,6 +530,7 @@ def _draw_bands(axes: Axes, found: Timeline, width_inches: float) -> None:
             va="top",
             fontsize=8,
             color=_FADED,
+            rotation=0 if room > 0.075 * len(name) else 90,
         )
 
 
@@ -510,23 +579,6 @@ def _slug(title: str) -> str:
 # Drawing, shared
 
 
-_LEADER_POINTS = 26.0  # a label farther off than this is tied to its point by a line
-_OFFSETS = [
-    (side, across * reach, up * reach * 0.8)
-    for reach in (8.0, 13.0, 19.0, 27.0, 36.0, 48.0, 62.0)
-    for side, across, up in (
-        ("left", 1.0, 0.0),
-        ("right", -1.0, 0.0),
-        ("center", 0.0, 1.6),
-        ("center", 0.0, -1.6),
-        ("left", 0.8, 1.2),
-        ("left", 0.8, -1.2),
-        ("right", -0.8, 1.2),
-        ("right", -0.8, -1.2),
-    )
-]
-
-
 def _only_group(records: Sequence[Record]) -> Group:
     found = groups(records)
     if len(found) != 1:
@@ -569,7 +621,7 @@ def _heading(figure: Figure, title: str, group: Group) -> None:
         [shown[name] for name in order],
         order,
         loc="upper left",
-        bbox_to_anchor=(left - 0.006, top),
+        bbox_to_anchor=(left, top),
         ncols=max(len(order), 1),
         frameon=False,
         fontsize=9.5,
@@ -583,7 +635,7 @@ def _heading(figure: Figure, title: str, group: Group) -> None:
     )
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
-    engine.set(rect=(0, 0, 1, top - 0.28 / height))
+    engine.set(rect=(0, 0, 1, top - 0.28 / height), w_pad=0.1, h_pad=0.06)
 
 
 def _legend_names(found: Sequence[dict[Category, int]]) -> dict[Category, str]:

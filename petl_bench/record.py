@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from petl_bench.case import Case, Frozen
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Literal[1] = 1
 PROTOCOL_VERSION = 1
 """Version of the question: the training step, the profilers and the backbones. Records of
 different protocols are not comparable."""
@@ -71,9 +71,8 @@ class PhaseMemory(Frozen):
         if self.by_category is not None:
             total = sum(self.by_category.values())
             if total != self.peak_allocated_bytes:
-                raise ValueError(
-                    f"by_category sums to {total}, peak_allocated_bytes is {self.peak_allocated_bytes}"
-                )
+                peak = self.peak_allocated_bytes
+                raise ValueError(f"by_category sums to {total}, peak_allocated_bytes is {peak}")
         return self
 
 
@@ -175,8 +174,7 @@ class Record(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> "Record":
         if (self.status is Status.OK) != (self.measurement is not None):
-            raise ValueError(f"a record with status {self.status} must"
-                             f" {'have' if self.status is Status.OK else 'not have'} a measurement")
+            raise ValueError("a record has a measurement if, and only if, its status is ok")
         if self.status is not Status.OK and not self.reason:
             raise ValueError(f"a record with status {self.status} must give its reason")
         return self

@@ -28,7 +28,7 @@ def _locations() -> dict[str, str]:
     found = {m.name: f"{_PACKAGE}.{m.name}:METHOD" for m in pkgutil.iter_modules(package.__path__)}
     for point in entry_points(group=_GROUP):
         if point.name in found:
-            raise UsageError(f"method {point.name!r}: entry point {point.value} repeats a known name")
+            raise UsageError(f"method {point.name!r}: {point.value} repeats a known name")
         found[point.name] = point.value
     return dict(sorted(found.items()))
 

@@ -10,16 +10,17 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
+from petl_bench import registry
 from petl_bench.cards import Card
 from petl_bench.environment import simulated_environment
 from petl_bench.errors import UsageError
 from petl_bench.record import Environment, Origin, Record, Status
-from petl_bench.store import Store
+from petl_bench.store import Expected, Store
 from petl_bench.suite import PlannedCase
 from petl_bench.worker import Task
 
@@ -29,7 +30,7 @@ CASE_TIMEOUT_S = 1800.0
 Progress = Callable[[PlannedCase, int], None]  # the cell under way, how many are done
 
 
-class WorkerDied(RuntimeError):
+class WorkerDiedError(RuntimeError):
     """The worker ended, or said nothing in time; the message is one sentence."""
 
 
@@ -54,7 +55,7 @@ class Worker:
         threading.Thread(target=self._read, daemon=True).start()
         self._environment: Environment | None = None
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -63,6 +64,10 @@ class Worker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process and let its memory go; a second time does nothing."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._stderr):
@@ -74,7 +79,7 @@ class Worker:
         """The place the worker runs in.
 
         Raises:
-            WorkerDied: it did not come up.
+            WorkerDiedError: it did not come up.
         """
         if self._environment is None:
             self._environment = Environment.model_validate_json(self._line(START_TIMEOUT_S))
@@ -84,7 +89,7 @@ class Worker:
         """The record of one case.
 
         Raises:
-            WorkerDied: the case took the worker down, or the time-out passed.
+            WorkerDiedError: the case took the worker down, or the time-out passed.
         """
         assert self.environment is not None
         assert self._process.stdin is not None
@@ -92,7 +97,7 @@ class Worker:
             self._process.stdin.write(task.model_dump_json() + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise WorkerDied(self._why()) from None
+            raise WorkerDiedError(self._why()) from None
         return Record.model_validate_json(self._line(CASE_TIMEOUT_S))
 
     def _read(self) -> None:
@@ -106,9 +111,11 @@ class Worker:
             line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
             self._process.kill()
-            raise WorkerDied(f"no answer after {timeout_s:.0f} s; the worker was killed") from None
+            raise WorkerDiedError(
+                f"no answer after {timeout_s:.0f} s; the worker was killed"
+            ) from None
         if not line.endswith("\n"):
-            raise WorkerDied(self._why())
+            raise WorkerDiedError(self._why())
         return line
 
     def _why(self) -> str:
@@ -136,51 +143,54 @@ class Runner:
         """
         with ExitStack() as workers:
             worker: Worker | None = None
+            environment: Environment | None = None
+            if self.origin is Origin.SIMULATED:
+                environment = simulated_environment(self.card)
             for done, planned in enumerate(plan):
                 progress(planned, done)
-                if worker is None:
+                if environment is None:
                     worker = workers.enter_context(Worker(self.origin, self.card))
-                device = self._device(worker)
-                record = store.finished(planned.case.case_id, self.origin, device)
+                    environment = _greeting(worker)
+                sha256 = registry.source_sha256(registry.get(planned.case.method.name))
+                expected = Expected(planned.case.case_id, self.origin, environment, sha256)
+                record = store.finished(expected)
                 if record is None:
-                    record, worker = self._run_case(worker, planned)
+                    worker = worker or workers.enter_context(Worker(self.origin, self.card))
+                    record, worker = self._run_case(worker, planned, expected)
                     store.append(record)
                 yield record
 
-    def _device(self, worker: Worker) -> str:
-        if self.origin is Origin.SIMULATED:
-            return self.card.name
-        try:
-            return worker.environment.device
-        except WorkerDied as error:
-            raise UsageError(f"profiler: cuda cannot start here: {error}") from None
-
-    def _run_case(self, worker: Worker, planned: PlannedCase) -> tuple[Record, Worker | None]:
+    def _run_case(
+        self, worker: Worker, planned: PlannedCase, expected: Expected
+    ) -> tuple[Record, Worker | None]:
         """The record of one case, and the worker if it may be asked again."""
         try:
             record = worker.run(Task(case=planned.case, label=planned.label))
-        except WorkerDied as error:
-            return self._died(planned, error, worker), None
-        return record, worker if self.origin is Origin.SIMULATED else None
-
-    def _died(self, planned: PlannedCase, error: WorkerDied, worker: Worker) -> Record:
+        except WorkerDiedError as error:
+            died = Record(
+                case_id=planned.case.case_id,
+                case=planned.case,
+                label=planned.label,
+                origin=self.origin,
+                environment=expected.environment,
+                method_source_sha256=expected.method_source_sha256,
+                status=Status.ERROR,
+                reason=str(error),
+            )
+            return died, None
         if self.origin is Origin.SIMULATED:
-            environment = simulated_environment(self.card)
-        else:
-            environment = worker.environment
-        return Record(
-            case_id=planned.case.case_id,
-            case=planned.case,
-            label=planned.label,
-            origin=self.origin,
-            environment=environment,
-            status=Status.ERROR,
-            reason=str(error),
-        )
+            return record, worker
+        worker.stop()  # its memory is the next case's
+        return record, None
+
+
+def _greeting(worker: Worker) -> Environment:
+    try:
+        return worker.environment
+    except WorkerDiedError as error:
+        raise UsageError(f"profiler: cuda cannot start here: {error}") from None
 
 
 def _close(pipe: IO[str] | IO[bytes]) -> None:
-    try:
+    with suppress(BrokenPipeError):  # it had died with a task half written
         pipe.close()
-    except BrokenPipeError:
-        pass  # it had died with a task half written

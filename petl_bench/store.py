@@ -8,13 +8,28 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
 from petl_bench.errors import UsageError
-from petl_bench.record import Origin, Record, Status, load_record
+from petl_bench.record import Environment, Origin, Record, Status, load_record
 
 FILE_NAME = "records.jsonl"
+
+
+class Expected(NamedTuple):
+    """What decides whether a stored record would come out the same again."""
+
+    case_id: str
+    origin: Origin
+    environment: Environment
+    method_source_sha256: str | None
+
+    @classmethod
+    def of(cls, record: Record) -> "Expected":
+        """The same facts of a record that is there."""
+        return cls(record.case_id, record.origin, record.environment, record.method_source_sha256)
 
 
 class Store:
@@ -45,11 +60,10 @@ class Store:
             os.fsync(file.fileno())
         self.records.append(record)
 
-    def finished(self, case_id: str, origin: Origin, device: str) -> Record | None:
-        """The latest record that answers the case there, unless it ended in an error."""
+    def finished(self, planned: Expected) -> Record | None:
+        """The latest record that is as good as running the case again; an error never is."""
         for record in reversed(self.records):
-            same = record.case_id == case_id and record.origin == origin
-            if same and record.environment.device == device and record.status is not Status.ERROR:
+            if record.status is not Status.ERROR and planned == Expected.of(record):
                 return record
         return None
 

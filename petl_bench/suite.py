@@ -17,8 +17,9 @@ import itertools
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -29,7 +30,9 @@ from petl_bench.errors import UsageError
 BASELINE_METHOD = "full"
 """Every saving is against it, so every plan has it."""
 
-_BACKBONE_FIELDS: dict[str, type[str]] = {"name": str, "dtype": DType, "attention": Attention}
+E = TypeVar("E", bound=StrEnum)
+
+_BACKBONE_FIELDS = ("name", "dtype", "attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +72,9 @@ class Suite:
         axes = {"name": ["t5-base"], **self.backbone}
         return [
             backbones.find(
-                _checked("backbone name", str, cell["name"]),
-                dtype=_checked("dtype", DType, cell.get("dtype", DType.FP32)),
-                attention=_checked("attention", Attention, cell.get("attention", Attention.EAGER)),
+                str(cell["name"]),
+                dtype=_one_of("dtype", DType, cell.get("dtype", DType.FP32)),
+                attention=_one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
             )
             for cell in _product(axes)
         ]
@@ -93,30 +96,29 @@ def load_suite(path: Path) -> Suite:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"suite: {path} is not TOML: {error}") from None
     try:
-        _check_keys("suite", document, ("methods", "backbone", "workload"))
-        methods = document.get("methods", [])
-        if not isinstance(methods, list) or not all(isinstance(m, str) for m in methods):
-            raise UsageError('methods must be a list of strings, such as ["lst", "lora[r=8]"]')
-        axes = {}
-        for table, fields in (
-            ("backbone", tuple(_BACKBONE_FIELDS)),
-            ("workload", tuple(Workload.model_fields)),
-        ):
-            axes[table] = document.get(table, {})
-            if not isinstance(axes[table], dict):
-                raise UsageError(f"{table} must be a table, [{table}]")
-            _check_keys(table, axes[table], fields)
+        return _parse_suite(document)
     except UsageError as error:
         raise UsageError(f"suite {path}: {error}") from None
+
+
+def _parse_suite(document: Mapping[str, Any]) -> Suite:
+    _check_keys("suite", document, ("methods", "backbone", "workload"))
+    methods = document.get("methods", [])
+    if not isinstance(methods, list) or not all(isinstance(m, str) for m in methods):
+        raise UsageError('methods must be a list of strings, such as ["lst", "lora[r=8]"]')
     return Suite(
         methods=methods,
-        backbone={key: _as_list(value) for key, value in axes["backbone"].items()},
-        workload={key: _as_list(value) for key, value in axes["workload"].items()},
+        backbone=_axes(document, "backbone", _BACKBONE_FIELDS),
+        workload=_axes(document, "workload", tuple(Workload.model_fields)),
     )
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+def _axes(document: Mapping[str, Any], table: str, fields: Sequence[str]) -> dict[str, list[Any]]:
+    given = document.get(table, {})
+    if not isinstance(given, dict):
+        raise UsageError(f"{table} must be a table, [{table}]")
+    _check_keys(table, given, fields)
+    return {key: value if isinstance(value, list) else [value] for key, value in given.items()}
 
 
 def _check_keys(table: str, given: Iterable[str], known: Sequence[str]) -> None:
@@ -134,9 +136,7 @@ def _product(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(axes, cell, strict=True)) for cell in itertools.product(*axes.values())]
 
 
-def _checked(name: str, kind: type[Any], value: Any) -> Any:
-    if not isinstance(value, str):
-        raise UsageError(f"{name} must be a string (got {value!r})")
+def _one_of(name: str, kind: type[E], value: Any) -> E:
     try:
         return kind(value)
     except ValueError:

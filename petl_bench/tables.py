@@ -322,21 +322,21 @@ def summary(records: Sequence[Record], *, phases: bool = False) -> list[Table]:
 
 
 def phase_peaks(records: Sequence[Record]) -> list[Table]:
-    """One table a group: what the model holds once loaded, then the peak of each phase."""
+    """One table a group, of what finished: held once loaded, then the peak of each phase."""
     shown = [_Shown("load_allocated_bytes", "after load", format_bytes), *_shown_phases()]
     caption = "Highest allocated memory within each phase, over all measured steps."
-    return [_table(group, shown, caption) for group in groups(records)]
+    return [_table(group, shown, caption, failures=False) for group in groups(records)]
 
 
 def category_peaks(records: Sequence[Record]) -> list[Table]:
-    """One table a group: what the bytes at the overall peak are for."""
+    """One table a group, of what finished: what the bytes at the overall peak are for."""
     shown = [
         _Shown(f"{category}_bytes", category.replace("_", " "), format_bytes)
         for category in Category
     ]
     shown += [_Shown("peak_allocated_bytes", "peak allocated", format_bytes)]
     caption = "Allocated memory at the highest moment of the step, by what it is for."
-    return [_table(group, shown, caption) for group in groups(records)]
+    return [_table(group, shown, caption, failures=False) for group in groups(records)]
 
 
 def _shown_phases() -> list[_Shown]:
@@ -357,7 +357,7 @@ def _summary_table(group: Group, *, phases: bool) -> Table:
         _Shown("flops_per_step", "FLOPs per step", format_count),
         _Shown(*throughput_column(group), _rate),
     ]
-    return _table(group, shown, _summary_caption(group))
+    return _table(group, shown, _summary_caption(group), failures=True)
 
 
 def _summary_caption(group: Group) -> str:
@@ -374,19 +374,22 @@ def _summary_caption(group: Group) -> str:
     return " ".join(sentences)
 
 
-def _table(group: Group, shown: Sequence[_Shown], caption: str) -> Table:
+def _table(group: Group, shown: Sequence[_Shown], caption: str, *, failures: bool) -> Table:
+    """A row a record; with `failures`, those without numbers too, and how each case ended."""
+    status = (Column(header="status", align="left"),) if failures else ()
     columns = (
         Column(header="method", align="left"),
         *(Column(header=each.header, align="right") for each in shown),
-        Column(header="status", align="left"),
+        *status,
     )
     rows = tuple(
         (
             Cell(text=record.label),
             *(_number_cell(found[each.name], each) for each in shown),
-            Cell(text=status_text(record), status=record.status),
+            *(Cell(text=status_text(record), status=record.status) for _ in status),
         )
         for record, found in zip(group.records, values(group), strict=True)
+        if failures or record.measurement
     )
     return Table(title=group.title, caption=caption, columns=columns, rows=rows)
 

@@ -3,7 +3,7 @@
 Phases: forward (model and loss), backward, optimizer_step (clip, step, zero_grad).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ class PhaseProfiler(Protocol):
         """A context that is entered when `phase` begins and left when it ends."""
 
 
-_OPTIMIZERS: dict[Optimizer, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
+_OPTIMIZERS: dict[Optimizer, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     Optimizer.ADAMW: (torch.optim.AdamW, {}),
     Optimizer.ADAMW_FUSED: (torch.optim.AdamW, {"fused": True}),
     Optimizer.SGD: (torch.optim.SGD, {}),
@@ -37,8 +37,8 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def make_optimizer(model: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
     """`optimizer` over the trainable parameters, as torch builds it by default."""
-    kind, options = _OPTIMIZERS[optimizer]
-    return kind(trainable(model), lr=LEARNING_RATE, **options)
+    make, options = _OPTIMIZERS[optimizer]
+    return make(trainable(model), lr=LEARNING_RATE, **options)
 
 
 def training_step(

@@ -11,7 +11,7 @@ GIB = 2**30
 TIB = 2**40
 
 PAPER_GB = 1000 * MIB
-"""The "GB" of Sung, Cho & Bansal 2022: max_memory_allocated / 2**20 / 1000, as their code prints."""
+"""The "GB" of Sung, Cho & Bansal 2022: their code prints max_memory_allocated / 2**20 / 1000."""
 
 _UNITS = {"B": 1, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": TIB}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")

@@ -54,7 +54,9 @@ def _from_folder(folder: Path, dtype: DType, attention: Attention) -> Backbone:
     except OSError as error:
         raise UsageError(f"backbone: cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"backbone: {path} is not a transformers config with a model_type") from None
+        raise UsageError(
+            f"backbone: {path} is not a transformers config with a model_type"
+        ) from None
     family = FAMILIES.get(model_type)
     if family is None:
         known = ", ".join(FAMILIES)

@@ -116,8 +116,11 @@ class ThinStack(nn.Module):
     def layer(
         self, index: int, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> torch.Tensor:
-        """Run kept layer `index` on `state_BTd`, with the masks among the arguments that the
-        backbone's layer of that index was called with."""
+        """Run kept layer `index` on `state_BTd`.
+
+        `args` and `kwargs` are what the backbone's layer of that index was called with; the
+        masks are taken from them.
+        """
         raise NotImplementedError
 
     def finish(self, state_BTd: torch.Tensor) -> torch.Tensor:
@@ -132,6 +135,7 @@ class Ports:
     dims: Dims
     sublayers: tuple[Sublayer, ...]
     norms: tuple[nn.Module, ...]  # every norm, final ones included
+    position_tables: tuple[nn.Module, ...]  # relative position biases
     stacks: tuple[Stack, ...]  # in the order they run
     head: nn.Linear  # D -> V
     peft_task: str  # peft's TaskType of this kind of model
@@ -166,7 +170,9 @@ def add_biases(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
         if getattr(module, "bias", None) is None:
-            bias = nn.Parameter(torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device))
+            bias = nn.Parameter(
+                torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
+            )
             module.register_parameter("bias", bias)
             if not isinstance(module, nn.Linear):
                 module.register_forward_hook(_add_bias)

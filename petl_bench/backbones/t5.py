@@ -49,7 +49,9 @@ _DEFAULTS: dict[str, ConfigScalar] = {
 }
 
 
-def _published(d_model: int, d_ff: int, num_layers: int, num_heads: int, d_kv: int) -> dict[str, Any]:
+def _published(
+    d_model: int, d_ff: int, num_layers: int, num_heads: int, d_kv: int
+) -> dict[str, Any]:
     return _DEFAULTS | {
         "d_model": d_model,
         "d_ff": d_ff,
@@ -154,8 +156,8 @@ def _ports(model: nn.Module, backbone: Backbone) -> Ports:
         )
 
     def logits(states_BTD: torch.Tensor) -> torch.Tensor:
-        head: nn.Linear = t5.lm_head
-        return head(states_BTD * scale if scale != 1.0 else states_BTD)
+        logits_BTV: torch.Tensor = t5.lm_head(states_BTD * scale if scale != 1.0 else states_BTD)
+        return logits_BTV
 
     def loss(logits_BTV: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         return F.cross_entropy(logits_BTV.flatten(0, 1), batch["labels"].flatten())
@@ -166,6 +168,10 @@ def _ports(model: nn.Module, backbone: Backbone) -> Ports:
         norms=tuple(
             [sublayer.norm for sublayer in sublayers]
             + [t5.encoder.final_layer_norm, t5.decoder.final_layer_norm]
+        ),
+        position_tables=tuple(
+            stack.block[0].layer[0].SelfAttention.relative_attention_bias
+            for stack in (t5.encoder, t5.decoder)
         ),
         stacks=tuple(
             Stack(
@@ -240,12 +246,14 @@ class ThinT5Stack(ThinStack):
         self._cross_position_bias: torch.Tensor | None = None
 
     def start(self, encoder_states_BTd: torch.Tensor | None) -> None:
+        """Begin a pass; a decoder's blocks attend to [B, S, d]."""
         self._forget()
         self._encoder_states_BSd = encoder_states_BTd
 
     def layer(
         self, index: int, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> torch.Tensor:
+        """[B, T, d] -> [B, T, d] by the block beside backbone block `index`."""
         del kwargs
         # T5Stack calls a block with: hidden states, mask, position bias, encoder states,
         # encoder mask, cross position bias.
@@ -261,14 +269,13 @@ class ThinT5Stack(ThinStack):
         return state_BTd
 
     def finish(self, state_BTd: torch.Tensor) -> torch.Tensor:
+        """Final norm and dropout, [B, T, d]."""
         self._forget()
         normed: torch.Tensor = self.dropout(self.final_layer_norm(state_BTd))
         return normed
 
 
-def _batch(
-    backbone: Backbone, workload: Workload, device: torch.device
-) -> dict[str, torch.Tensor]:
+def _batch(backbone: Backbone, workload: Workload, device: torch.device) -> dict[str, torch.Tensor]:
     B, S, T = workload.batch_size, workload.source_length_tokens, workload.target_length_tokens
     vocabulary = backbone.config["vocab_size"]
     assert isinstance(vocabulary, int)

@@ -48,5 +48,5 @@ def main() -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    print(" ".join(message.split()), file=sys.stderr)  # noqa: T201
+    print(" ".join(message.split()), file=sys.stderr)
     sys.exit(code)

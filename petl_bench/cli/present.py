@@ -41,8 +41,10 @@ def show(
 
 def report(
     runs: Runs,
-    out: Annotated[Path | None, typer.Option(help="The page to write.", show_default=
-                                             "report.html in the first folder")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page to write.", show_default="report.html in the first folder"),
+    ] = None,
 ) -> None:
     """Write one HTML page about finished runs; it opens offline."""
     from petl_bench.errors import UsageError

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import pynvml
@@ -70,7 +71,8 @@ def measure(case: Case) -> Measurement:
         return _measure(case)
     except torch.OutOfMemoryError as error:
         message = str(error).partition(". GPU")[0]
-        raise OutOfMemoryError(message, refused[-1] if refused else None) from None
+        requested_bytes = refused[-1] if refused else None
+        raise OutOfMemoryError(message, requested_bytes=requested_bytes) from None
 
 
 def _measure(case: Case) -> Measurement:
@@ -154,7 +156,7 @@ def _time_steps(
     torch.cuda.synchronize()
     return tuple(
         before.elapsed_time(after) / 1000.0  # milliseconds
-        for before, after in zip(events, events[1:], strict=False)
+        for before, after in pairwise(events)
     )
 
 

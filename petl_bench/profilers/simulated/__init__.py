@@ -14,8 +14,8 @@ from petl_bench.case import Case
 from petl_bench.environment import allocator_settings
 from petl_bench.method_spec import validated_config
 from petl_bench.profilers.simulated.accounting import Accountant
-from petl_bench.profilers.simulated.allocator import AllocatorSettings
-from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_on_meta
+from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
 from petl_bench.profilers.simulated.ledger import Ledger, Window
 from petl_bench.profilers.simulated.roofline import Roofline
 from petl_bench.record import Category, Measurement, Phase, PhaseMemory, TimelinePoint
@@ -68,7 +68,7 @@ def simulate(case: Case, card: Card) -> Measurement:
     model.train()
     roofline = Roofline(card)
     ledger = Ledger(workspace_bytes=card.cublas_workspace_bytes)
-    with _no_collection(), foreach_on_meta():
+    with _no_collection(), foreach_by_default():
         start = ledger.begin(Phase.LOAD)
         ledger.adopt(model.parameters(), Category.PARAMETER)
         ledger.adopt(model.buffers(), Category.BUFFER)
@@ -99,7 +99,6 @@ def _account(
     ledger: Ledger, warmup_steps: int, measured_steps: int
 ) -> tuple[PhaseMemory, tuple[dict[Phase, PhaseMemory], ...], tuple[TimelinePoint, ...]]:
     """Replay all of the ledger; its last step as often as steps are measured."""
-
     accountant = Accountant(ledger, AllocatorSettings.parse(allocator_settings()))
     windows = _contiguous(ledger.windows)
     load, *rest = windows
@@ -136,7 +135,9 @@ def _check_repeatable(ledger: Ledger, steady: list[Window]) -> None:
         if event >= 0:
             open_storages.add(event)
         elif ~event not in open_storages:
-            raise RuntimeError(f"the steady step frees {ledger.operators[~event]}'s result, not its own")
+            raise RuntimeError(
+                f"the steady step frees {ledger.operators[~event]}'s result, not its own"
+            )
         else:
             open_storages.remove(~event)
     if open_storages:

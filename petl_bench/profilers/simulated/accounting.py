@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from petl_bench.profilers.simulated.allocator import AllocatorSettings, CachingAllocator
+from petl_bench.profilers.simulated.allocator import CachingAllocator
+from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.profilers.simulated.ledger import Ledger, Window
 from petl_bench.record import Category, Phase, PhaseMemory, TimelinePoint
 
@@ -21,7 +22,7 @@ class _Peak:
 
 
 class Accountant:
-    """Replays a ledger's windows through one allocator, in any order that frees what it allocates."""
+    """Replays windows of a ledger through one allocator, in the order they are given."""
 
     def __init__(self, ledger: Ledger, settings: AllocatorSettings) -> None:
         self._ledger = ledger
@@ -35,7 +36,9 @@ class Accountant:
         """Memory of one window; with `timeline`, its highest moments are appended to it."""
         peak = self._peak_now(_Peak())
         total = window.stop - window.start
-        bucket = max(1, total * len(Phase) // TIMELINE_POINTS) if timeline is not None else total + 1
+        bucket = (
+            max(1, total * len(Phase) // TIMELINE_POINTS) if timeline is not None else total + 1
+        )
         crest = self._peak_now(_Peak())
         for position in range(window.start, window.stop):
             self._apply(self._ledger.events[position])

@@ -23,206 +23,52 @@ They decide only which of two free blocks of equal size is taken first.
 """
 
 from bisect import bisect_left, insort
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from math import inf
-from re import split as re_split
-from typing import Any, Final, Literal, TypedDict
+from typing import Final, Literal, TypedDict
 
-from petl_bench.errors import UsageError
+from petl_bench import errors
+from petl_bench.profilers.simulated.allocator_settings import (
+    DEFAULT_SETTINGS,
+    K_MIN_LARGE_ALLOC,
+    K_ROUND_UP_POWER_OF_TWO_INTERVALS,
+    AllocatorSettings,
+)
 from petl_bench.units import MIB, format_bytes
 
 # c10/core/AllocatorConfig.h
 K_MIN_BLOCK_SIZE: Final = 512  # kMinBlockSize
 K_SMALL_SIZE: Final = 1 * MIB  # kSmallSize: the largest request of the small pool
 K_SMALL_BUFFER: Final = 2 * MIB  # kSmallBuffer: a segment of the small pool
-K_MIN_LARGE_ALLOC: Final = 10 * MIB  # kMinLargeAlloc: from here a request gets its own segment
-K_ROUND_LARGE: Final = 2 * MIB  # kRoundLarge: the grain of such a segment
-K_LARGE_SEGMENT_SIZE: Final = 20 * MIB  # large_segment_size_, which was kLargeBuffer once
-
-# c10/core/AllocatorConfig.cpp
-K_ROUND_UP_POWER_OF_TWO_INTERVALS: Final = 16  # from 1 MiB, each twice the one before
+K_ROUND_LARGE: Final = 2 * MIB  # kRoundLarge: the grain of a large request's segment
 
 _UNBOUNDED_BYTES: Final = 2**60
-"""A device that is never full; its addresses stay below those of any two expandable segments."""
-
-_WITHOUT_EFFECT: Final = frozenset(
-    {
-        "graph_capture_record_stream_reuse",
-        "pinned_free_catch_all",
-        "pinned_max_cached_size_mb",
-        "pinned_max_round_threshold_mb",
-        "pinned_num_register_threads",
-        "pinned_reserve_segment_size_mb",
-        "pinned_use_background_threads",
-        "pinned_use_cuda_host_register",
-        "release_lock_on_cudamalloc",
-    }
-)
-"""Options of PyTorch that move host memory, locks or graph captures, not the bytes counted here."""
+"""Memory of a device that is never full."""
 
 
-class OutOfMemoryError(Exception):
+class OutOfMemoryError(errors.OutOfMemoryError):
     """A request that does not fit even after every cached segment was released."""
 
     def __init__(
         self, requested_bytes: int, allocated_bytes: int, reserved_bytes: int, capacity_bytes: int
     ) -> None:
-        super().__init__(requested_bytes, allocated_bytes, reserved_bytes, capacity_bytes)
-        self.requested_bytes = requested_bytes  # as asked, before rounding
+        super().__init__(
+            requested_bytes,  # as asked, before rounding
+            allocated_bytes,
+            reserved_bytes,
+            capacity_bytes,
+            requested_bytes=requested_bytes,
+        )
         self.allocated_bytes = allocated_bytes
         self.reserved_bytes = reserved_bytes
         self.capacity_bytes = capacity_bytes
 
     def __str__(self) -> str:
         return (
-            f"out of memory: {format_bytes(self.requested_bytes)} requested with "
+            f"out of memory: {format_bytes(self.requested_bytes or 0)} requested with "
             f"{format_bytes(self.allocated_bytes)} allocated and "
             f"{format_bytes(self.reserved_bytes)} reserved of {format_bytes(self.capacity_bytes)}"
         )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AllocatorSettings:
-    """PYTORCH_ALLOC_CONF (formerly PYTORCH_CUDA_ALLOC_CONF), as far as it moves device memory."""
-
-    expandable_segments: bool = False
-    large_segment_size_bytes: int = K_LARGE_SEGMENT_SIZE
-    max_split_size_bytes: int | None = None  # None: blocks of any size are split
-    max_non_split_rounding_bytes: int | None = None  # None: large_segment_size_bytes
-    roundup_power2_divisions: tuple[int, ...] = (0,) * K_ROUND_UP_POWER_OF_TWO_INTERVALS
-    garbage_collection_threshold: float = 0.0  # 0.0: never; acts only below a memory fraction of 1
-    per_process_memory_fraction: float = 1.0
-
-    def __post_init__(self) -> None:
-        segment = self.large_segment_size_bytes
-        if segment <= K_MIN_LARGE_ALLOC:
-            raise UsageError("large_segment_size_mb must be above 10")
-        for name, size in (
-            ("max_split_size_mb", self.max_split_size_bytes),
-            ("max_non_split_rounding_mb", self.max_non_split_rounding_bytes),
-        ):
-            if size is not None and size < segment:
-                raise UsageError(f"{name} must be {segment // MIB} (the segment size) or more")
-        if len(self.roundup_power2_divisions) != K_ROUND_UP_POWER_OF_TWO_INTERVALS:
-            raise UsageError("roundup_power2_divisions takes 16 numbers, from 1 MiB to 32 GiB")
-        if not all(_is_power_of_2(number) for number in self.roundup_power2_divisions if number):
-            raise UsageError("roundup_power2_divisions takes powers of 2, or 0 for none")
-        if not 0.0 <= self.garbage_collection_threshold < 1.0:
-            raise UsageError("garbage_collection_threshold must lie between 0.0 and 1.0")
-        if not 0.0 <= self.per_process_memory_fraction <= 1.0:
-            raise UsageError("per_process_memory_fraction must lie between 0.0 and 1.0")
-
-    @classmethod
-    def parse(cls, text: str) -> "AllocatorSettings":
-        """Settings written as in PYTORCH_ALLOC_CONF (AcceleratorAllocatorConfig::parseArgs).
-
-        >>> AllocatorSettings.parse("max_split_size_mb:128").max_split_size_bytes == 128 * MIB
-        True
-
-        Raises:
-            UsageError: an unknown option, a value it does not take, or one not modelled here.
-        """
-        fields: dict[str, Any] = {}
-        for name, value in _options(text):
-            if name in _PARSERS:
-                field, parse = _PARSERS[name]
-                fields[field] = parse(name, value)
-            elif name in _CHOICES:
-                _parse_choice(name, value, _CHOICES[name])
-            elif name not in _WITHOUT_EFFECT:
-                known = ", ".join(sorted({*_PARSERS, *_CHOICES, *_WITHOUT_EFFECT}))
-                raise UsageError(f"{name!r} is no option of the allocator; choose from {known}")
-        return cls(**fields)
-
-
-def _options(text: str) -> Iterator[tuple[str, str]]:
-    """Pairs of name and value of `text`; a value in brackets stays whole."""
-    packed = "".join(text.split())
-    for part in re_split(r",(?![^\[]*\])", packed) if packed else ():
-        name, colon, value = part.partition(":")
-        if not (name and colon and value):
-            raise UsageError(f"{part!r} is not an allocator option; write name:value,name:value")
-        yield name, value
-
-
-def _is_power_of_2(number: int) -> bool:
-    return number > 0 and number & (number - 1) == 0
-
-
-def _parse_choice(name: str, value: str, choices: Mapping[str, bool]) -> bool:
-    if value not in choices:
-        raise UsageError(f"{name} takes {' or '.join(choices)} here, not {value!r}")
-    return choices[value]
-
-
-def _parse_bool(name: str, value: str) -> bool:
-    return _parse_choice(name, value, {"True": True, "False": False})
-
-
-def _parse_count(name: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit()):
-        raise UsageError(f"{name} takes whole numbers, not {value!r}")
-    return int(value)
-
-
-def _parse_mib(name: str, value: str) -> int:
-    return _parse_count(name, value) * MIB
-
-
-def _parse_fraction(name: str, value: str) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise UsageError(f"{name} takes a number from 0.0 to 1.0, not {value!r}") from None
-
-
-def _parse_divisions(name: str, value: str) -> tuple[int, ...]:
-    """Divisions of each power of 2 (AcceleratorAllocatorConfig::parseRoundUpPower2Divisions).
-
-    "4" stands for all sizes. "[256:1,512:2,>:8]" gives 1 up to 256 MiB and for sizes up to
-    512 MiB, 2 for those from 512 MiB to 1 GiB, 8 for all above; a gap keeps 0.
-    """
-    if not value.startswith("["):
-        return (_parse_count(name, value),) * K_ROUND_UP_POWER_OF_TWO_INTERVALS
-    divisions = [0] * K_ROUND_UP_POWER_OF_TWO_INTERVALS
-    last = 0
-    first = True
-    for entry in value.strip("[]").split(","):
-        start, _, number = entry.partition(":")
-        count = _parse_count(name, number)
-        if start == ">":
-            divisions[last + 1 :] = [count] * (K_ROUND_UP_POWER_OF_TWO_INTERVALS - last - 1)
-            continue
-        start_mib = _parse_count(name, start)
-        if not _is_power_of_2(start_mib):
-            raise UsageError(f"{name} takes intervals that start at a power of 2, not {start!r}")
-        last = min(start_mib.bit_length(), K_ROUND_UP_POWER_OF_TWO_INTERVALS) - 1
-        if first:
-            divisions[:last] = [count] * last
-            first = False
-        divisions[last] = count
-    return tuple(divisions)
-
-
-_CHOICES: Final[Mapping[str, Mapping[str, bool]]] = {
-    "backend": {"native": True},
-    "throw_on_cudamalloc_oom": {"False": False},
-}
-
-_PARSERS: Final[Mapping[str, tuple[str, Callable[[str, str], object]]]] = {
-    "expandable_segments": ("expandable_segments", _parse_bool),
-    "garbage_collection_threshold": ("garbage_collection_threshold", _parse_fraction),
-    "large_segment_size_mb": ("large_segment_size_bytes", _parse_mib),
-    "max_non_split_rounding_mb": ("max_non_split_rounding_bytes", _parse_mib),
-    "max_split_size_mb": ("max_split_size_bytes", _parse_mib),
-    "per_process_memory_fraction": ("per_process_memory_fraction", _parse_fraction),
-    "roundup_power2_divisions": ("roundup_power2_divisions", _parse_divisions),
-}
-
-
-DEFAULT_SETTINGS: Final = AllocatorSettings()
 
 
 class BlockInfo(TypedDict):
@@ -482,13 +328,13 @@ class CachingAllocator:
         """Bytes that this process may reserve (setMemoryFraction)."""
         fraction = self.settings.per_process_memory_fraction
         if fraction < 1.0 and self.capacity_bytes is None:
-            raise UsageError("per_process_memory_fraction below 1.0 needs a capacity")
+            raise errors.UsageError("per_process_memory_fraction below 1.0 needs a capacity")
         return self._total if fraction == 1.0 else int(fraction * self._total)
 
     def _round_size(self, size: int) -> int:
         """`size` rounded up to 512 bytes or to a division of a power of 2 (round_size)."""
         if self._rounds_up and size >= K_MIN_BLOCK_SIZE:
-            # From 1 MiB (bit_length 21) in steps of powers of 2.
+            # The first interval ends below 2 MiB, a number of 21 bits.
             interval = min(max(size.bit_length() - 21, 0), K_ROUND_UP_POWER_OF_TWO_INTERVALS - 1)
             divisions = self.settings.roundup_power2_divisions[interval]
             if divisions > 1 and size > K_MIN_BLOCK_SIZE * divisions:
@@ -648,7 +494,7 @@ class CachingAllocator:
             if _has_available_address_space(start, size):
                 return start
         page_size = pool.page_size
-        # 1 1/8 of the device, in whole pages (ExpandableSegment::ExpandableSegment).
+        # Addresses for 1 1/8 of the device, in whole pages (struct ExpandableSegment).
         span = -(-(self._total + self._total // 8) // page_size) * page_size
         segment = _ExpandableSegment(self._new_address(span), span, page_size)
         block = _Block(segment.address, span, pool, segment)
@@ -747,108 +593,3 @@ def _mapped_run(head: _Block) -> Iterator[_Block]:
     while block is not None and block.mapped:
         yield block
         block = block.next
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReplayStep:
-    """The state after one allocation or free of a recorded trace, in bytes."""
-
-    action: Literal["alloc", "free_completed"]
-    recorded_address: int
-    address: int  # of the simulated block; equal when the model took the same one
-    recorded_reserved_bytes: int
-    reserved_bytes: int  # simulated, as are the next
-    allocated_bytes: int
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the model placed the block where the GPU did and reserved as much."""
-        recorded = (self.recorded_address, self.recorded_reserved_bytes)
-        return recorded == (self.address, self.reserved_bytes)
-
-
-def replay(
-    trace: Iterable[Mapping[str, Any]], settings: AllocatorSettings = DEFAULT_SETTINGS
-) -> Iterator[ReplayStep]:
-    """Feed a trace recorded on a GPU to the model, event by event, and compare.
-
-    `trace` is one of snapshot["device_traces"] of torch.cuda.memory._snapshot, recorded from
-    before the first allocation on, on one stream. New segments get the recorded addresses, so
-    that ties break as they did there, and segments are released when the trace says so, for
-    whatever reason; which block serves a request, how it is split and when a segment is
-    needed is the model's own doing.
-
-    Raises:
-        ValueError: a second stream, or a free of something allocated before the recording.
-    """
-    allocator = _Replayer(replace(settings, per_process_memory_fraction=1.0))
-    streams = set()
-    for entry in trace:
-        step = allocator.apply(entry["action"], entry.get("addr", 0), entry["size"])
-        if step is not None:
-            streams.add(entry.get("stream", 0))
-            if len(streams) > 1:
-                raise ValueError("the trace has more than one stream; the model has one")
-            yield step
-
-
-class _Replayer(CachingAllocator):
-    """An allocator whose device does as a recorded trace says."""
-
-    def __init__(self, settings: AllocatorSettings) -> None:
-        super().__init__(settings=settings)
-        self.recorded_reserved_bytes = 0
-        self.new_addresses: deque[int] = deque()  # of segments the GPU got for the next alloc
-
-    def _new_address(self, size: int) -> int:
-        fallback = super()._new_address(size)
-        # Behind all that a GPU hands out (48 bits), and so never equal to one of those.
-        return self.new_addresses.popleft() if self.new_addresses else 2**48 + fallback
-
-    def apply(self, action: str, address: int, size: int) -> ReplayStep | None:
-        """Do what one entry of the trace says; a step where reserved bytes can be compared."""
-        if action in ("segment_alloc", "segment_map"):
-            self.recorded_reserved_bytes += size
-            self.new_addresses.append(address)
-        elif action in ("segment_free", "segment_unmap"):
-            self.recorded_reserved_bytes -= size
-            self.release_at(address)
-        elif action == "alloc":
-            self.malloc(address, size)
-            self.new_addresses.clear()
-            return self.step("alloc", address, self.place(address))
-        elif action == "free_completed":
-            place = self.place(address)
-            self.free(address)
-            return self.step("free_completed", address, place)
-        return None
-
-    def place(self, recorded_address: int) -> int:
-        """Where the model put what the GPU put at `recorded_address`."""
-        block = self._blocks.get(recorded_address)
-        if block is None:
-            raise ValueError(f"the trace frees {recorded_address:#x}, allocated before it began")
-        return block.address
-
-    def step(
-        self, action: Literal["alloc", "free_completed"], recorded_address: int, address: int
-    ) -> ReplayStep:
-        return ReplayStep(
-            action=action,
-            recorded_address=recorded_address,
-            address=address,
-            recorded_reserved_bytes=self.recorded_reserved_bytes,
-            reserved_bytes=self.reserved_bytes,
-            allocated_bytes=self.allocated_bytes,
-        )
-
-    def release_at(self, address: int) -> None:
-        """Release the free block that holds `address`, if the model has such a one."""
-        for pool in (self._large, self._small):
-            for size, start, block in pool.blocks:
-                if start <= address < start + size:
-                    if block.segment is not None:
-                        self._unmap_block(block, block.segment)
-                    elif not block.is_split:
-                        self._release_block(block)
-                    return

@@ -9,8 +9,9 @@ Legend: B batch, H heads, S query length, L key length, K head size.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
@@ -22,9 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
 
-GEMMS = frozenset(
-    {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default}
-)
+GEMMS = frozenset({aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default})
 """Operators that run on cuBLAS and so need its workspace."""
 
 HOST_OUTPUTS: dict[Any, tuple[int, ...]] = {
@@ -69,7 +68,7 @@ def _isinf(args: Sequence[Any]) -> Iterator[int]:
 
 
 def _efficient_attention_backward(args: Sequence[Any]) -> Iterator[int]:
-    """delta = sum(grad * out): fp32 [B, H, S]. The kernel's own workspace is left out.
+    """Delta = sum(grad * out): fp32 [B, H, S]. The kernel's own workspace is left out.
 
     aten/src/ATen/native/transformers/cuda/attention_backward.cu, _efficient_attention_backward
     """
@@ -120,7 +119,7 @@ def _dropout(
     return torch.native_dropout(input, p, train=True)[0]
 
 
-def _attention(
+def _attention(  # noqa: PLR0917 - the library's own signature
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -148,7 +147,7 @@ def _attention(
             query, key, value, bias, keep_logsumexp, dropout_p, is_causal, scale=scale
         )[0]
         return out
-    return _math_attention(query, key, value, attn_mask, dropout_p, scale)
+    return _math_attention(query, key, value, attn_mask, dropout_p=dropout_p, scale=scale)
 
 
 def _aligned_bias(bias: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
@@ -168,6 +167,7 @@ def _math_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     bias: torch.Tensor,
+    *,
     dropout_p: float,
     scale: float | None,
 ) -> torch.Tensor:
@@ -185,17 +185,17 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
 
 
 @contextmanager
-def foreach_on_meta() -> Iterator[None]:
-    """Optimizers and gradient clipping take their foreach form by default, as on CUDA.
+def foreach_by_default(device: str = "meta") -> Iterator[None]:
+    """Optimizers and gradient clipping take their foreach form on `device`, as on CUDA.
 
     torch/utils/_foreach_utils.py, _get_foreach_kernels_supported_devices.
     """
-    devices = [*_foreach_utils._get_foreach_kernels_supported_devices(), "meta"]  # noqa: SLF001
-    with (
-        patch.object(_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: devices),
-        patch("torch.optim.optimizer._get_foreach_kernels_supported_devices", lambda: devices),
-        patch("torch.optim.optimizer._get_fused_kernels_supported_devices", lambda: devices),
-    ):
+    devices = [*_foreach_utils._get_foreach_kernels_supported_devices(), device]
+    with ExitStack() as patches:
+        for module in (_foreach_utils, import_module("torch.optim.optimizer")):
+            for kind in ("foreach", "fused"):
+                name = f"_get_{kind}_kernels_supported_devices"
+                patches.enter_context(patch.object(module, name, lambda: devices))
         yield
 
 
@@ -232,7 +232,7 @@ def _is_dense(tensor: torch.Tensor) -> bool:
 
 def _uses(tensor: torch.Tensor) -> tuple[int, int]:
     storage = tensor.untyped_storage()
-    return tensor._use_count(), torch._C._storage_Use_Count(storage._cdata)  # type: ignore[attr-defined]  # noqa: SLF001
+    return tensor._use_count(), torch._C._storage_Use_Count(storage._cdata)  # type: ignore[attr-defined]
 
 
 @cache
@@ -250,7 +250,7 @@ def last_reference() -> tuple[int, int]:
             return func(*args, **(kwargs or {}))
 
     x = torch.ones(2, requires_grad=True)
-    with Probe(), torch.enable_grad():
+    with Probe(), torch.enable_grad():  # type: ignore[no-untyped-call]
         (x * 2 + x * 3).sum().backward()
     (uses,) = seen
     return uses

@@ -55,7 +55,7 @@ class Ledger(TorchDispatchMode):
         workspace_bytes: int = 0,
     ) -> None:
         """`cuda=False` leaves out what only CUDA's kernels allocate, to compare with a CPU run."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         cuda_semantics.last_reference()  # it runs a backward pass, so not from inside one
         self.events: list[int] = []
         self.sizes: list[int] = []
@@ -90,7 +90,7 @@ class Ledger(TorchDispatchMode):
     def label(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
         """Say what the storages of `tensors` are for; those not in the ledger are passed over."""
         for tensor in tensors:
-            ref = self._live.get(tensor.untyped_storage()._cdata)  # noqa: SLF001
+            ref = self._live.get(tensor.untyped_storage()._cdata)
             if ref is not None:
                 self.categories[ref.index] = category
 
@@ -113,7 +113,7 @@ class Ledger(TorchDispatchMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        if func is aten._local_scalar_dense.default and args[0].is_meta:  # noqa: SLF001
+        if func is aten._local_scalar_dense.default and args[0].is_meta:
             # A question about a value (`if mask.all()`): nothing here has values. False or zero
             # says that there is padding and that nothing overflowed, as in our own batches.
             return False if args[0].dtype is torch.bool else 0
@@ -123,18 +123,7 @@ class Ledger(TorchDispatchMode):
         if self._workspace_bytes and func in cuda_semantics.GEMMS:
             self._make_workspace()
         out = func(*args, **kwargs)
-        operator = func.name()
-        host = cuda_semantics.HOST_OUTPUTS.get(func, ())
-        if isinstance(out, torch.Tensor):
-            self._see(out, operator)
-        elif isinstance(out, (tuple, list)):
-            for position, item in enumerate(out):
-                if isinstance(item, torch.Tensor) and position not in host:
-                    self._see(item, operator)
-        if self._cuda:
-            scratch = cuda_semantics.SCRATCH.get(func)
-            if scratch is not None:
-                self._borrow(scratch(args), operator)
+        self._enter(func, args, out)
         counter = flop_registry.get(func.overloadpacket)
         flops = counter(*args, **kwargs, out_val=out) if counter is not None else 0
         self.flops += flops
@@ -142,11 +131,25 @@ class Ledger(TorchDispatchMode):
             self.on_operator(func, args, out, flops)
         return out
 
+    def _enter(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
+        """Everything that the operator allocated: its results, and its kernel's scratch."""
+        operator = func.name()
+        if isinstance(out, torch.Tensor):
+            self._see(out, operator)
+        elif isinstance(out, (tuple, list)):
+            host = cuda_semantics.HOST_OUTPUTS.get(func, ())
+            for position, item in enumerate(out):
+                if isinstance(item, torch.Tensor) and position not in host:
+                    self._see(item, operator)
+        scratch = cuda_semantics.SCRATCH.get(func) if self._cuda else None
+        if scratch is not None:
+            self._borrow(scratch(args), operator)
+
     def _see(self, tensor: torch.Tensor, operator: str) -> None:
         if tensor.device.type not in self._devices:
             return
         storage = tensor.untyped_storage()
-        key = storage._cdata  # noqa: SLF001 - the address of the C++ storage
+        key = storage._cdata  # the address of the C++ storage
         if key in self._live:
             return
         ref = _StorageRef(storage, self._freed)

@@ -37,7 +37,7 @@ class Roofline:
         moved = sum(_touched_bytes(tensor) for tensor in _tensors(args) + outputs)
         compute_s = flops / rate
         memory_s = moved / self._card.bandwidth_bytes_per_s
-        if LAUNCH_S >= max(compute_s, memory_s):
+        if max(compute_s, memory_s) <= LAUNCH_S:
             self._launch_s += LAUNCH_S
         elif compute_s >= memory_s:
             self._compute_s += compute_s

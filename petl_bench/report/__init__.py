@@ -1,0 +1,215 @@
+"""Records as one HTML file that opens offline: findings, tables, charts, and how they were got."""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import get_args
+
+from jinja2 import Environment as Templates
+from jinja2 import StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from petl_bench.plots import Axis, throughput_label
+from petl_bench.record import Environment, Origin, Record, Status
+from petl_bench.report.charts import Chart, pareto_chart, peak_chart, timeline_charts
+from petl_bench.tables import (
+    ABSENT,
+    Group,
+    Table,
+    category_peaks,
+    finding,
+    groups,
+    phase_peaks,
+    status_text,
+    summary,
+    values,
+)
+from petl_bench.units import format_bytes
+
+_HOW = {
+    Origin.SIMULATED: (
+        "Simulated: the training step ran on tensors without data, a ledger followed every"
+        " allocation as CUDA would have made it, and a model of PyTorch's caching allocator gave"
+        " the reserved bytes. Nothing ran on the card named."
+    ),
+    Origin.MEASURED: (
+        "Measured: each case ran in a process of its own on the card named, and the bytes are"
+        " peaks of PyTorch's CUDA caching allocator. Throughput was timed with CUDA events in a"
+        " pass of its own, with no profiler in it."
+    ),
+}
+_ROOFLINE = (
+    "Roofline estimate: samples/s follow from the FLOPs and bytes of each operator over the peak"
+    " rates of {cards}. They are an estimate of speed, not a measurement."
+)
+_COUNTERS = (
+    "Peak allocated counts the allocator's blocks that hold live tensors; peak reserved counts"
+    " what the allocator holds from the device. Savings compare peak allocated."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Figure:
+    """One place for a chart; with several options the reader selects which is drawn."""
+
+    title: str
+    description: str  # for those who hear the page
+    options: tuple[tuple[str, str], ...]  # label, key of the chart
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    """All that the page shows of one group."""
+
+    group: Group
+    finding: str
+    summary: Table
+    details: tuple[tuple[str, Table], ...]
+    figures: tuple[_Figure, ...]
+
+
+def write_report(records: Sequence[Record], path: Path, *, command: str) -> None:
+    """Write the report of `records`, got with `command`, to `path`: all of it or nothing.
+
+    Raises:
+        ValueError: there are no records.
+    """
+    if not records:
+        raise ValueError("there are no records to report")
+    text = _render(records, command)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _render(records: Sequence[Record], command: str) -> str:
+    charts: dict[str, Chart] = {}
+    found = groups(records)
+    sections = [_section(group, number, charts) for number, group in enumerate(found, start=1)]
+    templates = Templates(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return templates.from_string(_asset("report.html.jinja")).render(
+        headline=max(sections, key=_best_saving),
+        sections=sections,
+        charts=charts,
+        failures=[(group, _failures(group)) for group in found if _failures(group)],
+        environments=_environment_rows(records),
+        questions=[
+            (record.label, json.dumps(record.case.method.config), record.case_id, record.origin)
+            for record in records
+        ],
+        how=_how(records),
+        command=command,
+        when=_when(records),
+        css=Markup(_asset("report.css")),  # noqa: S704 - our own file, no one's input
+        js=Markup(_asset("report.js")),  # noqa: S704 - our own file
+        plotly=Markup(get_plotlyjs()),  # noqa: S704 - plotly's own file
+    )
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _section(group: Group, number: int, charts: dict[str, Chart]) -> _Section:
+    """The group's part of the page; its charts are added to `charts`."""
+    (table,) = summary(group.records)
+    (phases,), (categories,) = phase_peaks(group.records), category_peaks(group.records)
+    figures: list[_Figure] = []
+    for title, options in _chart_options(group):
+        keys = [f"g{number}-{len(figures)}-{index}" for index in range(len(options))]
+        charts |= {key: chart for key, (_, chart) in zip(keys, options, strict=True)}
+        labels = [label for label, _ in options]
+        figures.append(
+            _Figure(
+                title=title,
+                description=f"{title}: {group.title}. The tables hold the same numbers.",
+                options=tuple(zip(labels, keys, strict=True)),
+            )
+        )
+    return _Section(
+        group=group,
+        finding=_unbroken(finding(group)),
+        summary=table,
+        details=(("Peak of each phase", phases), ("What the peak is made of", categories)),
+        figures=tuple(figures),
+    )
+
+
+def _unbroken(text: str) -> str:
+    """`text` with its numbers tied to their units, so that no line ends between them."""
+    return re.sub(r"(?<=\d) (?=[%KMGT])", "\N{NO-BREAK SPACE}", text)
+
+
+def _chart_options(group: Group) -> list[tuple[str, list[tuple[str, Chart]]]]:
+    """Title of each figure that has data, and the charts to choose from in it."""
+    against = {
+        "trainable_parameters": "Peak memory against trainable parameters",
+        "throughput": f"Peak memory against {throughput_label(group)}",
+    }
+    peak = peak_chart(group)
+    found = [("Peak memory by category", [("all", peak)] if peak else [])]
+    for axis in get_args(Axis):
+        chart = pareto_chart(group, axis)
+        found.append((against[axis], [("all", chart)] if chart else []))
+    found.append(("Memory over one training step", timeline_charts(group)))
+    return [(title, options) for title, options in found if options]
+
+
+def _best_saving(section: _Section) -> float:
+    savings = [row["saving_percent"] for row in values(section.group)]
+    return max((saving for saving in savings if isinstance(saving, float)), default=-1.0)
+
+
+def _failures(group: Group) -> list[tuple[str, str]]:
+    return [
+        (record.label, status_text(record))
+        for record in group.records
+        if record.status is not Status.OK
+    ]
+
+
+def _environment_rows(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """A row a field, with the value in each of the distinct environments."""
+    distinct = list({record.environment.model_dump_json(): record for record in records}.values())
+    rows = [("origin", [record.origin.value for record in distinct])]
+    for name in Environment.model_fields:
+        texts = [_environment_text(name, getattr(record.environment, name)) for record in distinct]
+        rows.append((name.removesuffix("_bytes").replace("_", " "), texts))
+    return rows
+
+
+def _environment_text(name: str, value: str | int | bool | None) -> str:  # noqa: FBT001
+    if value is None or value == "":
+        return ABSENT
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return format_bytes(int(value)) if name.endswith("_bytes") else str(value)
+
+
+def _how(records: Sequence[Record]) -> list[str]:
+    """A sentence for each way in which the numbers were got."""
+    sentences = [_HOW[origin] for origin in Origin if any(r.origin is origin for r in records)]
+    cards = sorted(
+        {r.measurement.roofline.card for r in records if r.measurement and r.measurement.roofline}
+    )
+    if cards:
+        sentences.append(_ROOFLINE.format(cards=", ".join(cards)))
+    return [*sentences, _COUNTERS]
+
+
+def _when(records: Sequence[Record]) -> str:
+    """The time in which the records were made."""
+    first, last = (pick(record.created for record in records) for pick in (min, max))
+    texts = [moment.strftime("%Y-%m-%d %H:%M %Z").strip() for moment in (first, last)]
+    return " to ".join(dict.fromkeys(texts))

@@ -1,0 +1,173 @@
+"use strict";
+
+const charts = JSON.parse(document.getElementById("charts").textContent);
+const NARROW_PIXELS = 560;
+const COARSE = matchMedia("(pointer: coarse)").matches; // fingers, not a mouse
+
+// Theme: plotly takes colours by value, so they are read from the style sheet at each drawing.
+
+function theme() {
+  const style = getComputedStyle(document.documentElement);
+  const names = ["card", "ink", "faded", "line", "accent", "beaten"];
+  return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+}
+
+function themedTrace(trace, colours) {
+  const colour = { frontier: "accent", best: "accent", beaten: "beaten" }[trace.meta];
+  if (!colour) return trace;
+  const themed = structuredClone(trace);
+  themed.marker = { ...trace.marker, color: colours[colour] };
+  themed.line = { ...trace.line, color: colours[colour] };
+  themed.textfont = { color: colours[trace.meta === "best" ? "ink" : "faded"], size: 12 };
+  return themed;
+}
+
+function themedLayout(layout, colours, narrow) {
+  const themed = structuredClone(layout);
+  const axis = { gridcolor: colours.line, linecolor: colours.line, zerolinecolor: colours.line };
+  // On a touch screen a drag scrolls the page, so the chart must not take it for a zoom.
+  const fixed = { fixedrange: COARSE };
+  for (const name of ["xaxis", "yaxis"]) {
+    themed[name] = { ...axis, ...fixed, ...themed[name] };
+    themed[name].title = { ...themed[name].title, font: { size: 12.5, color: colours.faded } };
+  }
+  for (const note of themed.annotations ?? []) {
+    if (narrow) note.text = note.text.replace("  ", "<br>");
+    note.font = { size: narrow ? 11 : 12, color: note.yref === "paper" ? colours.faded : colours.ink };
+  }
+  return {
+    ...themed,
+    dragmode: COARSE ? false : "zoom",
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colours.ink },
+    hoverlabel: { bgcolor: colours.card, bordercolor: colours.line, font: { color: colours.ink } },
+  };
+}
+
+// Labels of points: each where it covers no point and no other label, or it is left to the hover.
+
+const PLACES = [
+  ["middle right", 1, 0], ["middle left", -1, 0], ["top center", 0, -1], ["bottom center", 0, 1],
+  ["top right", 1, -1], ["bottom right", 1, 1], ["top left", -1, -1], ["bottom left", -1, 1],
+];
+
+function hasLabels(trace) {
+  return trace.mode === "markers+text";
+}
+
+function labelBox(point, width, [, across, down]) {
+  const gap = 9, half = 8;
+  const left = point.x + across * gap - (across < 0 ? width : across > 0 ? 0 : width / 2);
+  const middle = point.y + down * (across === 0 ? gap + half : gap + 2);
+  return { left, right: left + width, top: middle - half, bottom: middle + half };
+}
+
+function meet(one, other) {
+  return one.left < other.right && other.left < one.right
+    && one.top < other.bottom && other.top < one.bottom;
+}
+
+function labelledTraces(div, data) {
+  const { xaxis, yaxis } = div._fullLayout;
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = `12px ${getComputedStyle(document.body).fontFamily}`;
+  const decoder = document.createElement("textarea"); // decodes entities, and makes no elements
+  const found = data.filter(hasLabels).flatMap((trace) => trace.x.map((x, at) => ({
+    trace, at, x: xaxis.d2p(x), y: yaxis.d2p(trace.y[at]), best: trace.meta === "best",
+  })));
+  const taken = found.map(({ x, y }) => ({ left: x - 6, right: x + 6, top: y - 6, bottom: y + 6 }));
+  const labelled = new Map(data.filter(hasLabels).map((trace) => [
+    trace, { ...trace, text: trace.x.map(() => ""), textposition: trace.x.map(() => PLACES[0][0]) },
+  ]));
+  for (const point of found.sort((a, b) => b.best - a.best || a.y - b.y)) {
+    const [label] = point.trace.customdata[point.at];
+    decoder.innerHTML = label;
+    const width = pen.measureText(decoder.value).width + 4;
+    const place = PLACES.find((candidate) => {
+      const box = labelBox(point, width, candidate);
+      return box.left >= 0 && box.right <= xaxis._length && box.top >= 0
+        && box.bottom <= yaxis._length && !taken.some((other) => meet(box, other));
+    });
+    if (!place) continue;
+    taken.push(labelBox(point, width, place));
+    labelled.get(point.trace).text[point.at] = label;
+    labelled.get(point.trace).textposition[point.at] = place[0];
+  }
+  return data.map((trace) => labelled.get(trace) ?? trace);
+}
+
+// Drawing
+
+const CONFIG = {
+  displaylogo: false,
+  displayModeBar: COARSE ? false : "hover",
+  modeBarButtons: [["toImage", "resetScale2d"]],
+};
+
+async function draw(div, key) {
+  const colours = theme();
+  const narrow = div.clientWidth < NARROW_PIXELS;
+  const data = charts[key].data.map((trace) => themedTrace(trace, colours));
+  const layout = { ...themedLayout(charts[key].layout, colours, narrow), width: div.clientWidth };
+  await Plotly.newPlot(div, data, layout, CONFIG);
+  // Not Plotly.react: it draws no text on a trace that had none before (plotly.js 4.1).
+  if (data.some(hasLabels)) await Plotly.newPlot(div, labelledTraces(div, data), layout, CONFIG);
+  div.dataset.drawn = key;
+}
+
+function drawAll() {
+  return Promise.all([...document.querySelectorAll(".chart")].map((div) => {
+    const select = document.querySelector(`select[data-draws="${div.id}"]`);
+    return draw(div, select ? select.value : div.id);
+  }));
+}
+
+for (const select of document.querySelectorAll("select[data-draws]")) {
+  select.addEventListener("change", () => {
+    draw(document.getElementById(select.dataset.draws), select.value);
+  });
+}
+
+let resized = 0;
+let width = window.innerWidth;
+window.addEventListener("resize", () => {
+  if (window.innerWidth === width) return; // a phone's address bar hides and shows
+  width = window.innerWidth;
+  clearTimeout(resized);
+  resized = setTimeout(drawAll, 150);
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+drawAll();
+
+// Sorting: numbers by their value, text by the alphabet; what is absent stays last.
+
+function sortKey(row, column) {
+  const cell = row.cells[column];
+  if (!("number" in cell.dataset)) return cell.textContent.trim();
+  return cell.dataset.number === "" ? null : Number(cell.dataset.number);
+}
+
+function compared(one, other) {
+  return typeof one === "string" ? one.localeCompare(other) : one - other;
+}
+
+function sortBy(table, column, sign) {
+  const body = table.tBodies[0];
+  const rows = [...body.rows].map((row) => ({ row, key: sortKey(row, column) }));
+  rows.sort((a, b) => {
+    if (a.key === null || b.key === null) return (a.key === null) - (b.key === null);
+    return sign * compared(a.key, b.key);
+  });
+  body.append(...rows.map(({ row }) => row));
+}
+
+for (const table of document.querySelectorAll("table.sortable")) {
+  const headers = [...table.tHead.rows[0].cells];
+  headers.forEach((header, column) => header.querySelector("button").addEventListener("click", () => {
+    const order = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+    headers.forEach((other) => other.removeAttribute("aria-sort"));
+    header.setAttribute("aria-sort", order);
+    sortBy(table, column, order === "ascending" ? 1 : -1);
+  }));
+}

@@ -1,0 +1,149 @@
+"""Tiny backbones and the parts that run a training step on them."""
+
+import gc
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from petl_bench import backbones, method_spec, registry
+from petl_bench.backbones import FAMILIES
+from petl_bench.case import Backbone, Workload
+from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
+from petl_bench.profilers.simulated.ledger import Ledger
+from petl_bench.record import Category, Phase
+from petl_bench.training import make_optimizer, training_step
+
+TINY = {
+    "vocab_size": 96,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_heads": 4,
+    "num_layers": 4,
+    "num_decoder_layers": 4,
+}
+SMALL_WORKLOAD = Workload(batch_size=3, source_length_tokens=7, target_length_tokens=5)
+
+
+def tiny_t5(**changes: Any) -> Backbone:
+    config = {**backbones.find("t5-small").config, **TINY, **changes}
+    return Backbone(name="tiny-t5", family="t5", config=config)
+
+
+@dataclass
+class Built:
+    """A backbone with a method attached."""
+
+    backbone: Backbone
+    plain: torch.nn.Module
+    model: torch.nn.Module
+    ports: Any
+    config: Any
+
+    @property
+    def dims(self):
+        return self.ports.dims
+
+    def batch(self, workload=SMALL_WORKLOAD, device="cpu"):
+        family = FAMILIES[self.backbone.family]
+        return family.batch(self.backbone, workload, torch.device(device))
+
+
+def build(spec: str, backbone: Backbone, device: str = "cpu", seed: int = 0) -> Built:
+    ((_, choice),) = method_spec.parse_specs(spec)
+    method = registry.get(choice.name)
+    config = method_spec.validated_config(method, choice.config)
+    family = FAMILIES[backbone.family]
+    torch.manual_seed(seed)
+    with torch.device(device):
+        plain = family.build(backbone)
+        ports = family.ports(plain, backbone)
+        model = method.attach(plain, ports, config)
+    return Built(backbone, plain, model, ports, config)
+
+
+class NoProfiler:
+    @contextmanager
+    def phase(self, phase):
+        del phase
+        yield
+
+
+@dataclass
+class LedgerProfiler:
+    ledger: Ledger
+    step: int = field(default=0)
+
+    @contextmanager
+    def phase(self, phase):
+        start = self.ledger.begin(phase)
+        yield
+        self.ledger.end(self.step, phase, start)
+
+
+def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **options) -> Ledger:
+    """The ledger of `steps` steps, host scalars included so that devices can be compared."""
+    ledger = Ledger(frozenset({"meta", "cpu"}), **options)
+    built.model.train()
+    profiler = LedgerProfiler(ledger)
+    gc.collect()
+    gc.disable()
+    try:
+        with foreach_by_default(device):
+            optimizer = make_optimizer(built.model, workload.optimizer)
+            batch = built.batch(workload, device)
+            ledger.adopt(built.model.parameters(), Category.PARAMETER)
+            ledger.adopt(batch.values(), Category.INPUT)
+            with CudaKernels(), ledger:
+                for profiler.step in range(steps):
+                    training_step(built.model, batch, optimizer, workload, profiler)
+    finally:
+        gc.enable()
+    return ledger
+
+
+def phase_peaks(ledger: Ledger, step: int) -> dict[Phase, int]:
+    """Highest requested bytes in each phase of `step`, from the raw events."""
+    peaks, live, done = {}, 0, 0
+    for window in ledger.windows:
+        peak = 0
+        for event in ledger.events[done : window.stop]:
+            live += ledger.sizes[event] if event >= 0 else -ledger.sizes[~event]
+            peak = max(peak, live)
+        done = window.stop
+        if window.step == step:
+            peaks[window.phase] = peak
+    return peaks
+
+
+@pytest.fixture
+def make_tiny_t5():
+    return tiny_t5
+
+
+@pytest.fixture
+def attach():
+    return build
+
+
+@pytest.fixture
+def ledger_of():
+    return run_ledger
+
+
+@pytest.fixture
+def peaks_of():
+    return phase_peaks
+
+
+@pytest.fixture
+def small_workload():
+    return SMALL_WORKLOAD
+
+
+@pytest.fixture
+def no_profiler():
+    return NoProfiler()

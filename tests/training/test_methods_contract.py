@@ -1,0 +1,95 @@
+"""Every method in methods/ keeps the contract, on two tiny backbones; nothing here names one."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from petl_bench import registry
+from petl_bench.case import Backbone, MethodChoice
+from petl_bench.method_spec import resolve, validated_config
+from petl_bench.training import make_optimizer, trainable, training_step
+
+BACKBONES = {
+    "as published": {},
+    "gated, unscaled, fewer decoder layers": {
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "num_decoder_layers": 2,
+        "d_kv": 16,
+    },
+}
+
+
+@pytest.fixture(params=BACKBONES.values(), ids=BACKBONES.keys())
+def backbone(request, make_tiny_t5) -> Backbone:
+    return make_tiny_t5(**request.param)
+
+
+@pytest.fixture(params=registry.names())
+def name(request) -> str:
+    return request.param
+
+
+def test_the_closed_form_is_the_number_of_trainable_parameters(name, backbone, attach):
+    built = attach(name, backbone)
+    counted = sum(parameter.numel() for parameter in trainable(built.model))
+    assert counted == registry.get(name).trainable_parameters(built.dims, built.config)
+    assert counted > 0
+
+
+def test_the_backbones_closed_form_is_its_number_of_parameters(backbone, attach):
+    built = attach("full", backbone)
+    assert built.dims.total_parameters == sum(p.numel() for p in built.plain.parameters())
+
+
+def test_a_step_changes_trainable_parameters_and_no_other_bit(
+    name, backbone, attach, small_workload, no_profiler
+):
+    built = attach(name, backbone)
+    built.model.train()
+    before = {key: value.detach().clone() for key, value in built.model.named_parameters()}
+    optimizer = make_optimizer(built.model, small_workload.optimizer)
+    training_step(built.model, built.batch(), optimizer, small_workload, no_profiler)
+    changed = set()
+    for key, parameter in built.model.named_parameters():
+        if not torch.equal(parameter, before[key]):
+            changed.add(key)
+            assert parameter.requires_grad, f"{key} is frozen and changed"
+    assert changed
+
+
+def test_the_loss_is_a_finite_scalar_with_a_gradient(name, backbone, attach):
+    built = attach(name, backbone)
+    loss = built.model(**built.batch())["loss"]
+    assert loss.shape == ()
+    assert torch.isfinite(loss)
+    assert loss.requires_grad
+
+
+def test_it_attaches_and_trains_without_data(name, backbone, attach, ledger_of):
+    ledger = ledger_of(attach(name, backbone, device="meta"))
+    assert ledger.events
+
+
+def test_unsupported_is_none_or_a_sentence(name, backbone, attach):
+    built = attach(name, backbone)
+    assert registry.get(name).unsupported(built.dims, built.config) is None
+
+
+def test_the_config_survives_json_and_documents_every_field(name):
+    choice = resolve(name, {})
+    again = MethodChoice.model_validate_json(choice.model_dump_json())
+    assert again == choice
+    method = registry.get(name)
+    assert validated_config(method, json.loads(json.dumps(again.config))) == method.config()
+    for field, info in method.config.model_fields.items():
+        assert info.description, f"{name}.{field} has no description"
+
+
+def test_the_source_names_a_paper(name):
+    method = registry.get(name)
+    assert re.search(r"arXiv:\d{4}\.\d{5}|doi:10\.", method.source)
+    assert method.title
+    assert len(registry.source_sha256(method)) == 64

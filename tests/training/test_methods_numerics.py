@@ -1,0 +1,211 @@
+"""What each method computes, against an implementation that shares nothing with it."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # fp32, sums in another order
+
+
+@pytest.fixture
+def backbone(make_tiny_t5):
+    return make_tiny_t5()
+
+
+@pytest.fixture
+def reference(attach, backbone):
+    """The plain backbone with the weights that every other build of the same seed has."""
+    model = attach("full", backbone).model
+    return model.eval()
+
+
+def logits(model, batch):
+    with torch.no_grad():
+        return model.eval()(**batch)["logits"]
+
+
+@pytest.mark.parametrize("spec", ["lora", "lora[biases=all]", "bitfit", "bitfit[terms=norms]"])
+def test_methods_that_start_as_the_identity_reproduce_the_backbone(
+    spec, attach, backbone, reference
+):
+    built = attach(spec, backbone)
+    batch = built.batch()
+    torch.testing.assert_close(logits(built.model, batch), logits(reference, batch), **TOLERANCE)
+
+
+def test_lora_is_the_backbone_with_scaled_ba_added_to_its_weights(attach, backbone, reference):
+    built = attach("lora[r=2,alpha=6,dropout=0]", backbone)
+    batch = built.batch()
+    plain = dict(reference.named_modules())
+    for name, module in built.plain.named_modules():
+        if hasattr(module, "lora_A"):
+            down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
+            torch.nn.init.normal_(up)
+            plain[name].weight.data += 6 / 2 * (up @ down)
+    torch.testing.assert_close(logits(built.model, batch), logits(reference, batch), **TOLERANCE)
+
+
+def test_lora_trains_the_targets_it_was_given_and_names_unknown_ones(attach, backbone):
+    built = attach("lora[r=2,targets=o,wi]", backbone)
+    owners = {n.split(".lora_")[0] for n, p in built.model.named_parameters() if p.requires_grad}
+    assert {owner.rsplit(".", 1)[1] for owner in owners} == {"o", "wi"}
+    with pytest.raises(ValueError, match=r"lora: no projection 'up'; here are: q, k, v, o"):
+        attach("lora[targets=up]", backbone)
+
+
+def test_prompt_tuning_is_the_backbone_on_concatenated_embeddings(attach, backbone, reference):
+    built = attach("prompt[tokens=4]", backbone)
+    batch = built.batch()
+    (prompt_PD,) = (p for p in built.model.parameters() if p.requires_grad)
+    B = batch["input_ids"].shape[0]
+    embedded = reference.shared(batch["input_ids"])
+    together = torch.cat([prompt_PD.detach().expand(B, -1, -1), embedded], dim=1)
+    mask = torch.cat([torch.ones(B, 4, dtype=torch.long), batch["attention_mask"]], dim=1)
+    with torch.no_grad():
+        expected = reference(inputs_embeds=together, attention_mask=mask, labels=batch["labels"])
+    torch.testing.assert_close(logits(built.model, batch), expected.logits, **TOLERANCE)
+
+
+def test_an_adapter_is_a_residual_bottleneck_on_the_branch(attach, backbone):
+    built = attach("adapter[bottleneck=3]", backbone)
+    output = built.ports.sublayers[0].output
+    adapter = output.adapter
+    torch.nn.init.normal_(adapter.up.weight)
+    x = torch.randn(2, 5, 32)
+    branch = F.linear(x, output.weight)
+    inner = branch @ adapter.down.weight.T + adapter.down.bias
+    gelu = 0.5 * inner * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (inner + 0.044715 * inner**3)))
+    expected = branch + gelu @ adapter.up.weight.T + adapter.up.bias
+    torch.testing.assert_close(output(x), expected, **TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("placement", "kinds"),
+    [("houlsby", {"self_attention", "feed_forward"}), ("pfeiffer", {"feed_forward"})],
+)
+def test_adapters_stand_where_their_paper_puts_them(placement, kinds, attach, backbone):
+    built = attach(f"adapter[placement={placement}]", backbone)
+    adapted = {s.kind for s in built.ports.sublayers if hasattr(s.output, "adapter")}
+    assert adapted == kinds
+
+
+def test_a_bias_shifts_what_it_was_added_to(attach, backbone, reference):
+    built = attach("bitfit", backbone)
+    batch = built.batch()
+    torch.nn.init.constant_(built.ports.head.bias, 0.5)
+    expected = logits(reference, batch) + 0.5
+    torch.testing.assert_close(logits(built.model, batch), expected, **TOLERANCE)
+    norm = built.ports.sublayers[0].norm
+    torch.nn.init.constant_(norm.bias, 2.0)
+    x = torch.randn(1, 2, 32)
+    rms = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+    torch.testing.assert_close(norm(x), rms + 2.0, **TOLERANCE)
+
+
+def test_lst_is_the_papers_recurrence(attach, backbone, reference):
+    """Section 1 of the paper written out: gates, rungs and side blocks, layer by layer."""
+    built = attach("lst[reduction=2,keep=1,3,temperature=0.5]", backbone)
+    model = built.model.eval()
+    for ladder in model.ladders.values():
+        torch.nn.init.normal_(ladder.gates)
+        for rung in [ladder.entry, *ladder.rungs.values()]:
+            torch.nn.init.normal_(rung.weight, std=0.3)
+    batch = built.batch()
+    actual = logits(model, batch)
+
+    with torch.no_grad():
+        encoder_side = None
+        encoder_states = reference.encoder(
+            batch["input_ids"], batch["attention_mask"]
+        ).last_hidden_state
+        runs = {
+            "encoder": (reference.encoder, batch["input_ids"], {}),
+            "decoder": (
+                reference.decoder,
+                reference._shift_right(batch["labels"]),
+                {"encoder_hidden_states": encoder_states},
+            ),
+        }
+        for name, (stack, tokens, extra) in runs.items():
+            ladder = model.ladders[name]
+            states = states_after_blocks(stack, tokens, batch["attention_mask"], name, extra)
+            s = ladder.entry(stack.embed_tokens(tokens))
+            bias = cross_bias = None
+            for layer in (1, 3):
+                mu = torch.sigmoid(ladder.gates[layer] / 0.5)
+                s = mu * s + (1 - mu) * ladder.rungs[str(layer)](states[layer])
+                s, bias, cross_bias = ladder.side.block[str(layer)](
+                    s,
+                    attention_mask=additive_mask(name, batch, tokens.shape[1]),
+                    position_bias=bias,
+                    encoder_hidden_states=encoder_side,
+                    encoder_attention_mask=additive_mask("encoder", batch, tokens.shape[1]),
+                    encoder_decoder_position_bias=cross_bias,
+                )
+            rms = s * torch.rsqrt(s.pow(2).mean(-1, keepdim=True) + 1e-6)
+            encoder_side = rms * ladder.side.final_layer_norm.weight
+        out = encoder_side @ model.exit.weight.T + model.exit.bias
+        expected = out * 32**-0.5 @ reference.shared.weight.T
+    torch.testing.assert_close(actual, expected, **TOLERANCE)
+
+
+def states_after_blocks(stack, tokens, source_mask, name, extra):
+    """What each block of a stack returns, by hooks of our own."""
+    states = []
+    handles = [
+        block.register_forward_hook(lambda _m, _a, out: states.append(out[0]))
+        for block in stack.block
+    ]
+    if name == "encoder":
+        stack(tokens, source_mask)
+    else:
+        stack(tokens, encoder_attention_mask=source_mask, **extra)
+    for handle in handles:
+        handle.remove()
+    return states
+
+
+def additive_mask(name, batch, queries):
+    """0 where attention may look and the lowest float where it may not, [B, 1, queries, keys]."""
+    lowest = torch.finfo(torch.float32).min
+    if name == "decoder":
+        allowed = torch.tril(torch.ones(queries, queries, dtype=torch.bool))[None, None]
+    else:
+        allowed = batch["attention_mask"].bool()[:, None, None, :].expand(-1, -1, queries, -1)
+    return torch.where(allowed, 0.0, lowest)
+
+
+def test_the_ladder_sees_every_example_alike(attach, backbone):
+    """A permutation of the batch permutes the logits: no state leaks from pass to pass."""
+    built = attach("lst[reduction=2]", backbone)
+    batch = built.batch()
+    once = logits(built.model, batch)
+    flipped = logits(built.model, {key: value.flip(0) for key, value in batch.items()})
+    torch.testing.assert_close(once.flip(0), flipped, **TOLERANCE)
+
+
+def test_lst_leaves_no_hook_and_no_tensor_behind(attach, backbone):
+    built = attach("lst[reduction=2]", backbone)
+    built.model(**built.batch())["loss"].backward()
+    assert not any(module._forward_hooks for module in built.plain.modules())
+    assert all(ladder.state_BTd is None for ladder in built.model.ladders.values())
+    for parameter in built.plain.parameters():
+        assert parameter.grad is None
+
+
+def test_backbone_dropout_can_be_switched_off(attach, backbone):
+    off = attach("lst[reduction=2,backbone_dropout=false]", backbone).model.train()
+    on = attach("lst[reduction=2]", backbone).model.train()
+    assert not off.backbone.training
+    assert off.ladders.training
+    assert on.backbone.training
+    assert not on.eval().backbone.training
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [("9", "lst: keep names layer 9; the encoder has 0 to 3")],
+)
+def test_lst_says_which_layer_is_not_there(keep, message, attach, backbone):
+    with pytest.raises(ValueError, match=message):
+        attach(f"lst[reduction=2,keep={keep}]", backbone)

@@ -14,7 +14,7 @@ from petl_bench.record import Environment
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
-def allocator_settings() -> str:
+def allocator_conf() -> str:
     """The allocator's options as PyTorch would read them from the environment."""
     return next((os.environ[name] for name in ALLOCATOR_VARIABLES if os.environ.get(name)), "")
 
@@ -62,7 +62,7 @@ def _environment(
         transformers=_version("transformers"),
         peft=_version("peft"),
         petl_bench=__version__,
-        allocator_settings=allocator_settings(),
+        allocator_settings=allocator_conf(),
         commit=commit,
         dirty=dirty,
     )

@@ -3,6 +3,7 @@
 A case that fails, hangs or takes its worker down is a record like any other, and the run goes on.
 """
 
+import os
 import queue
 import signal
 import subprocess
@@ -44,11 +45,12 @@ class Worker:
         `torch/` does not come first.
         """
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        debugging = bool(os.environ.get("PETL_BENCH_DEBUG"))
         self._process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", "-m", "petl_bench.worker", origin.value, card.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._stderr,
+            stderr=None if debugging else self._stderr,
             text=True,
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()

@@ -8,6 +8,7 @@ cases; a measuring one is asked once and thrown away.
 import os
 import sys
 import time
+import traceback
 from typing import IO, Any
 
 from petl_bench import cards, registry
@@ -74,7 +75,7 @@ def _measure(case: Case, origin: Origin, card: cards.Card) -> Measurement:
         from petl_bench.profilers.cuda import measure  # noqa: PLC0415 - needs NVML
 
         return measure(case)
-    from petl_bench.profilers.simulated import simulate  # noqa: PLC0415 - not where measured
+    from petl_bench.profilers.simulated.profiler import simulate  # noqa: PLC0415 - not where measured
 
     return simulate(case, card)
 
@@ -86,6 +87,7 @@ def _failure(error: Exception) -> dict[str, Any]:
             "reason": str(error),
             "requested_bytes": error.requested_bytes,
         }
+    traceback.print_exception(error)  # to stderr, which PETL_BENCH_DEBUG lets through
     text = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
     return {"status": Status.ERROR, "reason": reason}

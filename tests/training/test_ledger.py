@@ -158,7 +158,7 @@ def test_fake_and_real_prompts_agree_but_for_the_mask_that_moves_to_the_device(
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_each_phase_peaks_where_torch_profiler_sees_it_peak_on_the_cpu(
+def test_each_phase_peaks_where_torch_profiler_sees_it_peak_on_the_cpu(  # noqa: PLR0917
     spec, make_tiny_t5, attach, ledger_of, peaks_of, small_workload, no_profiler
 ):
     """An oracle that shares nothing: no dispatch mode, torch's own record of the allocator.

@@ -1,13 +1,14 @@
 """From a stream of allocations and frees to what the caching allocator's counters would say."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from petl_bench.profilers.simulated.allocator import CachingAllocator
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.profilers.simulated.ledger import Ledger, Window
-from petl_bench.record import Category, Phase, PhaseMemory, TimelinePoint
+from petl_bench.record import Category, PhaseMemory, TimelinePoint
 
-TIMELINE_POINTS = 240
+TIMELINE_POINTS = 240  # enough for a screen, few enough for a JSON line
 _CATEGORIES = tuple(Category)
 
 
@@ -32,23 +33,12 @@ class Accountant:
         order = {category: position for position, category in enumerate(_CATEGORIES)}
         self._category_of = [order[category] for category in ledger.categories]
 
-    def replay(self, window: Window, timeline: list[TimelinePoint] | None = None) -> PhaseMemory:
-        """Memory of one window; with `timeline`, its highest moments are appended to it."""
-        peak = self._peak_now(_Peak())
-        total = window.stop - window.start
-        bucket = (
-            max(1, total * len(Phase) // TIMELINE_POINTS) if timeline is not None else total + 1
-        )
-        crest = self._peak_now(_Peak())
-        for position in range(window.start, window.stop):
-            self._apply(self._ledger.events[position])
-            peak = self._peak_now(peak)
-            if timeline is not None:
-                crest = self._peak_now(crest)
-                done = position - window.start + 1
-                if done % bucket == 0 or done == total:
-                    timeline.append(_point(position, window.phase, crest))
-                    crest = self._peak_now(_Peak())
+    def replay(self, window: Window) -> PhaseMemory:
+        """Memory of one window."""
+        peak = self._raised(_Peak())
+        for event in self._ledger.events[window.start : window.stop]:
+            self._apply(event)
+            peak = self._raised(peak)
         return PhaseMemory(
             peak_allocated_bytes=peak.allocated,
             peak_reserved_bytes=peak.reserved,
@@ -56,6 +46,24 @@ class Accountant:
             peak_requested_bytes=peak.requested,
             by_category=_named(peak.by_category),
         )
+
+    def timeline(self, windows: Sequence[Window]) -> list[TimelinePoint]:
+        """The highest moment of each of some hundred stretches of a step, after its start."""
+        first, last = windows[0].start, windows[-1].stop
+        stretch = max(1, (last - first) // TIMELINE_POINTS)
+        points = []
+        for window in windows:
+            for start in range(window.start, window.stop, stretch):
+                stop = min(start + stretch, window.stop)
+                crest = self._raised(_Peak())
+                for event in self._ledger.events[start:stop]:
+                    self._apply(event)
+                    crest = self._raised(crest)
+                by_category = _named(crest.by_category)
+                points.append(
+                    TimelinePoint(event=stop - first, phase=window.phase, by_category=by_category)
+                )
+        return points
 
     def _apply(self, event: int) -> None:
         if event >= 0:
@@ -66,7 +74,8 @@ class Accountant:
             self._allocator.free(~event)
             self._by_category[self._category_of[~event]] -= self._blocks.pop(~event)
 
-    def _peak_now(self, peak: _Peak) -> _Peak:
+    def _raised(self, peak: _Peak) -> _Peak:
+        """`peak`, raised to the present where that is higher."""
         allocator = self._allocator
         if allocator.allocated_bytes > peak.allocated:
             peak.allocated = allocator.allocated_bytes
@@ -78,7 +87,3 @@ class Accountant:
 
 def _named(by_category: list[int]) -> dict[Category, int]:
     return {c: size for c, size in zip(_CATEGORIES, by_category, strict=True) if size}
-
-
-def _point(event: int, phase: Phase, crest: _Peak) -> TimelinePoint:
-    return TimelinePoint(event=event, phase=phase, by_category=_named(crest.by_category))

@@ -1,0 +1,159 @@
+"""Peak CUDA memory of a training step, without CUDA and without a weight in RAM."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from petl_bench import registry
+from petl_bench.backbones import FAMILIES
+from petl_bench.cards import Card
+from petl_bench.case import Case
+from petl_bench.environment import allocator_conf
+from petl_bench.method_spec import validated_config
+from petl_bench.profilers.simulated.accounting import Accountant
+from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
+from petl_bench.profilers.simulated.ledger import Ledger, Window
+from petl_bench.profilers.simulated.roofline import Roofline
+from petl_bench.record import Category, Measurement, Phase, PhaseMemory, TimelinePoint
+from petl_bench.training import make_optimizer, trainable, training_step
+
+
+class SimulatedProfiler:
+    """Marks phases in a ledger and says what its storages are for as soon as that is known."""
+
+    def __init__(self, ledger: Ledger, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._ledger = ledger
+        self._model = model
+        self._optimizer = optimizer
+        self.step = 0
+
+    @contextmanager
+    def phase(self, phase: Phase) -> Iterator[None]:
+        """Everything that runs inside belongs to `phase` of the current step."""
+        start = self._ledger.begin(phase)
+        yield
+        self._ledger.end(self.step, phase, start)
+        if phase is Phase.FORWARD:
+            # The step keeps nothing but the loss, so what is left is what backward will need.
+            self._ledger.relabel_live(Category.TEMPORARY, Category.ACTIVATION)
+        elif phase is Phase.BACKWARD:
+            grads = (p.grad for p in trainable(self._model) if p.grad is not None)
+            self._ledger.label(grads, Category.GRADIENT)
+        elif phase is Phase.OPTIMIZER_STEP:
+            states = self._optimizer.state.values()
+            tensors = (v for state in states for v in state.values() if torch.is_tensor(v))
+            self._ledger.label(tensors, Category.OPTIMIZER_STATE)
+
+
+def simulate(case: Case, card: Card) -> Measurement:
+    """What `card` would need for `case`, to the byte.
+
+    The warm-up steps and one more are run on tensors without data; since that step then repeats
+    itself exactly, further ones are replayed.
+    """
+    family = FAMILIES[case.backbone.family]
+    method = registry.get(case.method.name)
+    config = validated_config(method, case.method.config)
+    workload = case.workload
+    meta = torch.device("meta")
+
+    with meta:
+        backbone = family.build(case.backbone)
+        backbone_parameters = _count(backbone)
+        model = method.attach(backbone, family.ports(backbone, case.backbone), config)
+    model.train()
+    roofline = Roofline(card)
+    ledger = Ledger(workspace_bytes=card.cublas_workspace_bytes)
+    with _no_collection(), foreach_by_default():
+        start = ledger.begin(Phase.LOAD)
+        ledger.adopt(model.parameters(), Category.PARAMETER)
+        ledger.adopt(model.buffers(), Category.BUFFER)
+        ledger.end(0, Phase.LOAD, start)
+        batch = family.batch(case.backbone, workload, meta)
+        ledger.adopt(batch.values(), Category.INPUT)
+        optimizer = make_optimizer(model, workload.optimizer)
+        profiler = SimulatedProfiler(ledger, model, optimizer)
+        with CudaKernels(), ledger:
+            for profiler.step in range(workload.warmup_steps + 1):
+                if profiler.step == workload.warmup_steps:
+                    ledger.flops, ledger.on_operator = 0, roofline.add
+                training_step(model, batch, optimizer, workload, profiler)
+    load, steps, timeline = _account(ledger, workload.warmup_steps, workload.measured_steps)
+    return Measurement(
+        total_parameters=_count(model),
+        backbone_parameters=backbone_parameters,
+        trainable_parameters=sum(p.numel() for p in trainable(model)),
+        load=load,
+        steps=steps,
+        flops_per_step=ledger.flops,
+        roofline=roofline.estimate(),
+        timeline=timeline,
+    )
+
+
+def _account(
+    ledger: Ledger, warmup_steps: int, measured_steps: int
+) -> tuple[PhaseMemory, tuple[dict[Phase, PhaseMemory], ...], tuple[TimelinePoint, ...]]:
+    """Replay the ledger: the last step as often as steps are measured, and once for its timeline."""
+    accountant = Accountant(ledger, AllocatorSettings.parse(allocator_conf()))
+    windows = _contiguous(ledger.windows)
+    load, *rest = windows
+    load_memory = accountant.replay(load)
+    for window in rest:
+        if window.step < warmup_steps:
+            accountant.replay(window)
+    steady = [window for window in rest if window.step == warmup_steps]
+    _check_repeatable(ledger, steady)
+    steps = tuple(
+        {window.phase: accountant.replay(window) for window in steady}
+        for _ in range(measured_steps)
+    )
+    return load_memory, steps, tuple(accountant.timeline(steady))
+
+
+def _contiguous(windows: list[Window]) -> list[Window]:
+    """The windows, each stretched back to where the one before it ended.
+
+    Between two phases only Python runs, but what it frees must not fall out of the account.
+    """
+    starts = [0, *(window.stop for window in windows[:-1])]
+    return [
+        Window(window.step, window.phase, start, window.stop)
+        for window, start in zip(windows, starts, strict=True)
+    ]
+
+
+def _check_repeatable(ledger: Ledger, steady: list[Window]) -> None:
+    """A step that leaves something behind, or frees what it did not make, cannot be replayed."""
+    open_storages: set[int] = set()
+    for event in ledger.events[steady[0].start : steady[-1].stop]:
+        if event >= 0:
+            open_storages.add(event)
+        elif ~event not in open_storages:
+            raise RuntimeError(
+                f"the steady step frees {ledger.operators[~event]}'s result, not its own"
+            )
+        else:
+            open_storages.remove(~event)
+    if open_storages:
+        left = ", ".join(sorted({ledger.operators[index] for index in open_storages}))
+        raise RuntimeError(f"the steady step leaves results behind of: {left}")
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No cyclic garbage collection inside: when it strikes would change the stream of frees."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

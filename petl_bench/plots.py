@@ -46,7 +46,8 @@ UNATTRIBUTED = "#8A93A0"
 Axis = Literal["trainable_parameters", "throughput"]
 Side = Literal["left", "center", "right"]
 
-_INK, _FADED, _GRID, _ACCENT, _BAND = "#1B2430", "#5E6A78", "#E3E7EC", "#2F5D8C", "#F3F5F8"
+_INK, _FADED, _GRID, _BAND = "#1B2430", "#5E6A78", "#E3E7EC", "#F3F5F8"
+_ACCENT, _WARNING = "#2F5D8C", "#B3261E"
 _PNG_DOTS_PER_INCH = 160
 _TIMELINE_POINTS = 600  # a curve drawn with more is no sharper on a screen
 _WIDTH_INCHES = 9.0
@@ -108,9 +109,10 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """A method's step, thinned for drawing; `bands` are the event indices where phases start."""
+    """A method's step, thinned for drawing; events count from the step's first."""
 
     label: str
+    events: tuple[int, ...]  # of each of `points`
     points: tuple[TimelinePoint, ...]
     bands: tuple[tuple[Phase, int, int], ...]  # phase, first event, first event after it
     peak_bytes: int
@@ -212,15 +214,21 @@ def frontier(found: Sequence[Point], x: Axis) -> list[tuple[float, float]]:
 def timelines(group: Group) -> list[Timeline]:
     """A timeline for each record that has one, in the order of the records."""
     return [
-        Timeline(
-            label=record.label,
-            points=_thinned(record.measurement.timeline),
-            bands=tuple(_bands(record.measurement.timeline)),
-            peak_bytes=max(point.allocated_bytes for point in record.measurement.timeline),
-        )
+        _timeline(record.label, record.measurement.timeline)
         for record in group.records
         if record.measurement and record.measurement.timeline
     ]
+
+
+def _timeline(label: str, whole: tuple[TimelinePoint, ...]) -> Timeline:
+    points = _thinned(whole)
+    return Timeline(
+        label=label,
+        events=tuple(point.event - whole[0].event for point in points),
+        points=points,
+        bands=tuple(_bands(whole)),
+        peak_bytes=max(point.allocated_bytes for point in whole),
+    )
 
 
 def _thinned(timeline: tuple[TimelinePoint, ...]) -> tuple[TimelinePoint, ...]:
@@ -237,10 +245,10 @@ def _thinned(timeline: tuple[TimelinePoint, ...]) -> tuple[TimelinePoint, ...]:
 
 
 def _bands(timeline: tuple[TimelinePoint, ...]) -> Iterator[tuple[Phase, int, int]]:
-    runs = [(phase, next(run).event) for phase, run in groupby(timeline, lambda point: point.phase)]
+    runs = [(phase, next(run).event) for phase, run in groupby(timeline, lambda at: at.phase)]
     ends = [start for _, start in runs[1:]] + [timeline[-1].event + 1]
     for (phase, start), end in zip(runs, ends, strict=True):
-        yield phase, start, end
+        yield phase, start - timeline[0].event, end - timeline[0].event
 
 
 def byte_axis(largest: int) -> tuple[int, str]:
@@ -277,7 +285,7 @@ def peak_by_category(records: Sequence[Record]) -> Figure:
         _draw_bar(axes, position, bar, names, unit)
     axes.set_yticks(range(len(found)), [_wrapped(bar.label) for bar in found])
     axes.set_ylim(len(found) - 0.45, -0.55)
-    axes.set_xlim(0, 1.19 * max(bar.peak_bytes or 1 for bar in found) / unit)
+    axes.set_xlim(0, 1.22 * max(bar.peak_bytes or 1 for bar in found) / unit)
     axes.set_xlabel(f"peak allocated memory ({unit_name})")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 5, 10]))
     _style(axes, grid="x")
@@ -315,7 +323,7 @@ def _draw_bar(axes: Axes, position: int, bar: Bar, names: dict[Category, str], u
         textcoords="offset points",
         va="center",
         weight="bold",
-        color=_ACCENT,
+        color=_ACCENT if (bar.saving_percent or 0) > 0 else _WARNING,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
     )
 
@@ -478,7 +486,7 @@ def timeline(records: Sequence[Record]) -> Figure:
         axes.tick_params(labelleft=index % across == 0)
         if index % across == 0:
             axes.set_ylabel(f"allocated ({unit_name})")
-    figure.supxlabel("allocation events since the step began", fontsize=10, color=_FADED)
+    figure.supxlabel("allocations and frees since the step began", fontsize=10, color=_FADED)
     _heading(figure, f"One training step of {group.backbone.name}, allocation by allocation", group)
     return figure
 
@@ -486,14 +494,12 @@ def timeline(records: Sequence[Record]) -> Figure:
 def _draw_timeline(
     axes: Axes, found: Timeline, names: dict[Category, str], unit: int, width_inches: float
 ) -> None:
-    events = [point.event for point in found.points]
     layers = [
         [point.by_category.get(category, 0) / unit for point in found.points] for category in names
     ]
-    start, stop = found.bands[0][1], found.bands[-1][2]
     _draw_bands(axes, found, width_inches)
     axes.stackplot(
-        events,
+        found.events,
         *layers,
         colors=[PALETTE[category] for category in names],
         labels=list(names.values()),
@@ -501,7 +507,7 @@ def _draw_timeline(
         linewidth=0,
         zorder=2,
     )
-    axes.set_xlim(start, max(stop - 1, start + 1))
+    axes.set_xlim(0, max(found.events[-1], 1))
     _style(axes, grid="y")
     label = textwrap.shorten(found.label, 26, placeholder="...")
     axes.set_title(
@@ -515,11 +521,11 @@ def _draw_timeline(
 
 
 def _draw_bands(axes: Axes, found: Timeline, width_inches: float) -> None:
-    start, stop = found.bands[0][1], found.bands[-1][2]
+    stop = found.bands[-1][2]
     for index, (phase, first, end) in enumerate(found.bands):
         axes.axvspan(first, end, color=_BAND if index % 2 == 0 else "white", zorder=0, linewidth=0)
         name = phase.replace("_", " ")
-        room = 0.8 * width_inches * (end - first) / max(stop - start, 1)  # inches, roughly
+        room = 0.8 * width_inches * (end - first) / stop  # inches, roughly
         if room < _NARROWEST_BAND_INCHES:  # too narrow for a name, even a turned one
             continue
         axes.annotate(

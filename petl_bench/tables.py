@@ -25,6 +25,7 @@ BASELINE_METHOD = "full"
 """The method that savings are counted against: every parameter trains."""
 
 ABSENT = "-"
+_SMALLEST_PERCENT = 0.001
 STEP_PHASES = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP)
 _RICH_STYLES = {
     Status.OK: "green",
@@ -297,12 +298,16 @@ class _Shown:
 
 
 def percent(share: float) -> str:
-    """`share` of a hundred with three significant digits where it is small.
+    """`share` of a hundred: one decimal, or three significant digits where that says more.
 
-    >>> percent(58.36), percent(0.0342), percent(100.0)
-    ('58.4 %', '0.0342 %', '100.0 %')
+    >>> percent(58.36), percent(0.0342), percent(0.0), percent(0.00002)
+    ('58.4 %', '0.0342 %', '0.0 %', '< 0.001 %')
     """
-    return f"{share:.1f} %" if abs(share) >= 10 or share == 0 else f"{share:.3g} %"  # noqa: PLR2004
+    if abs(share) >= 10 or share == 0:  # noqa: PLR2004
+        return f"{share:.1f} %"
+    if abs(share) < _SMALLEST_PERCENT:
+        return f"< {_SMALLEST_PERCENT} %" if share > 0 else f"> -{_SMALLEST_PERCENT} %"
+    return f"{share:.3g} %"
 
 
 def _rate(samples_per_s: float) -> str:
@@ -417,7 +422,7 @@ def finding(group: Group) -> str:
         if record.measurement
     ]
     if not finished:
-        return f"None of the {len(group.records)} cases finished."
+        return f"No case of {len(group.records)} finished."
     baseline = group.baseline
     rivals = [pair for pair in finished if not _is_baseline(pair[0])]
     least, size = min(rivals or finished, key=lambda pair: pair[1])
@@ -472,7 +477,7 @@ def _markdown_text(text: str) -> str:
 
 def to_rich(table: Table) -> RichTable:
     """`table` for a terminal: numbers to the right, the status in colour, reasons below."""
-    # Everything goes in as Text: rich would take "lora[r=8]" in a str for markup.
+    # Everything goes in as Text: rich would take the brackets of a label in a str for markup.
     rich = RichTable(
         title=Text(table.title, style="bold"),
         caption=Text("\n").join([*_rich_reasons(table), Text(table.caption, style="dim")]),

@@ -16,7 +16,14 @@ from plotly.offline import get_plotlyjs
 
 from petl_bench.plots import Axis, throughput_label
 from petl_bench.record import Environment, Origin, Record, Status
-from petl_bench.report.charts import Chart, pareto_chart, peak_chart, timeline_charts
+from petl_bench.report.charts import (
+    FRONTIER,
+    Chart,
+    legend,
+    pareto_chart,
+    peak_chart,
+    timeline_charts,
+)
 from petl_bench.tables import (
     ABSENT,
     Group,
@@ -60,6 +67,7 @@ class _Figure:
     title: str
     description: str  # for those who hear the page
     options: tuple[tuple[str, str], ...]  # label, key of the chart
+    legend: tuple[tuple[str, str], ...]  # name, colour; empty for a Pareto plot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +110,7 @@ def _render(records: Sequence[Record], command: str) -> str:
         headline=max(sections, key=_best_saving),
         sections=sections,
         charts=charts,
+        frontier=FRONTIER,
         failures=[(group, _failures(group)) for group in found if _failures(group)],
         environments=_environment_rows(records),
         questions=[
@@ -135,6 +144,7 @@ def _section(group: Group, number: int, charts: dict[str, Chart]) -> _Section:
                 title=title,
                 description=f"{title}: {group.title}. The tables hold the same numbers.",
                 options=tuple(zip(labels, keys, strict=True)),
+                legend=tuple(legend([chart for _, chart in options])),
             )
         )
     return _Section(

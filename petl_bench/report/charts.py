@@ -35,16 +35,24 @@ from petl_bench.units import format_bytes, format_count
 Chart = dict[str, Any]
 """A plotly figure: its traces under "data", its axes and titles under "layout"."""
 
+FRONTIER = "Pareto frontier: nothing beats it in both"
 _LABEL_WIDTH = 18  # characters; longer ones are broken, or a phone has no room left for bars
-_LEGEND = {
-    "orientation": "h",
-    "traceorder": "normal",
-    "xref": "container",
-    "x": 0,
-    "y": 1.02,
-    "yanchor": "bottom",
-}
 _BAND = "rgba(128, 140, 155, 0.10)"
+
+
+def legend(charts: Sequence[Chart]) -> list[tuple[str, str]]:
+    """Name and colour of every category that `charts` show, in stacking order.
+
+    The page writes it: plotly's own takes the chart's room on a phone.
+    """
+    shown = {
+        trace["name"]: trace["marker"]["color"]
+        for chart in charts
+        for trace in chart["data"]
+        if "color" in trace.get("marker", {})
+    }
+    order = [category.replace("_", " ") for category in Category]
+    return sorted(shown.items(), key=lambda item: order.index(item[0]) if item[0] in order else 99)
 
 
 def peak_chart(group: Group) -> Chart | None:
@@ -70,7 +78,7 @@ def peak_chart(group: Group) -> Chart | None:
             "height": 130 + 17 * lines,
             "hovermode": "y unified",
             "margin": {"l": 8, "r": 8, "t": 8, "b": 44},
-            "legend": _LEGEND,
+            "showlegend": False,
             "xaxis": {
                 "title": {"text": f"peak allocated memory ({unit_name})"},
                 "range": [0, 1.3 * largest / unit],
@@ -81,6 +89,7 @@ def peak_chart(group: Group) -> Chart | None:
                 "ticktext": labels,
                 "range": [len(found) - 0.5, -0.5],
                 "showgrid": False,
+                "showspikes": False,
                 "zeroline": False,
             },
             "annotations": [_note(bar, index, unit) for index, bar in enumerate(found)],
@@ -149,8 +158,8 @@ def pareto_chart(group: Group, x: Axis) -> Chart | None:
         "layout": {
             "height": 420,
             "hovermode": "closest",
-            "margin": {"l": 56, "r": 12, "t": 8, "b": 48},
-            "legend": _LEGEND,
+            "margin": {"l": 56, "r": 20, "t": 8, "b": 48},
+            "showlegend": False,
             "xaxis": x_axis,
             "yaxis": {
                 "title": {"text": f"peak allocated memory ({unit_name})"},
@@ -165,8 +174,7 @@ def _frontier_trace(found: Sequence[Point], unit: int, x: Axis) -> Chart:
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": "Pareto frontier: nothing beats it in both",
-        "showlegend": True,
+        "name": FRONTIER,
         "meta": "frontier",
         "x": [place for place, _ in corners],
         "y": [size / unit for _, size in corners],
@@ -185,7 +193,6 @@ def _point_trace(found: Sequence[Point], *, best: bool, unit: int, x: Axis) -> C
         "type": "scatter",
         "mode": "markers+text",
         "meta": "best" if best else "beaten",  # the page gives these their colour and places labels
-        "showlegend": False,
         "x": [point.x for point in found],
         "y": [point.peak_bytes / unit for point in found],
         "customdata": [
@@ -207,7 +214,7 @@ def timeline_charts(group: Group) -> list[tuple[str, Chart]]:
 
 def _timeline_chart(found: Timeline, largest: int) -> Chart:
     unit, unit_name = byte_axis(largest)
-    events = [point.event for point in found.points]
+    events = list(found.events)
     traces: list[Chart] = [
         {
             "type": "scatter",
@@ -230,7 +237,6 @@ def _timeline_chart(found: Timeline, largest: int) -> Chart:
         "x": events,
         "y": [round(point.allocated_bytes / unit, 4) for point in found.points],
         "line": {"width": 0, "shape": "hv"},  # for the hover only
-        "showlegend": False,
         "hovertemplate": f"%{{y:.3f}} {unit_name}",
     }
     return {
@@ -238,11 +244,11 @@ def _timeline_chart(found: Timeline, largest: int) -> Chart:
         "layout": {
             "height": 420,
             "hovermode": "x unified",
-            "margin": {"l": 56, "r": 12, "t": 8, "b": 48},
-            "legend": _LEGEND,
+            "margin": {"l": 56, "r": 20, "t": 8, "b": 48},
+            "showlegend": False,
             "xaxis": {
-                "title": {"text": "allocation events since the step began"},
-                "range": [events[0], max(events[-1], events[0] + 1)],
+                "title": {"text": "allocations and frees in the step"},
+                "range": [0, max(events[-1], 1)],
                 "showgrid": False,
             },
             "yaxis": {

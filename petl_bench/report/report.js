@@ -27,8 +27,9 @@ function themedLayout(layout, colours, narrow) {
   const axis = { gridcolor: colours.line, linecolor: colours.line, zerolinecolor: colours.line };
   // On a touch screen a drag scrolls the page, so the chart must not take it for a zoom.
   const fixed = { fixedrange: COARSE };
+  const spike = { spikecolor: colours.faded, spikethickness: 1, spikedash: "solid" };
   for (const name of ["xaxis", "yaxis"]) {
-    themed[name] = { ...axis, ...fixed, ...themed[name] };
+    themed[name] = { ...axis, ...fixed, ...spike, ...themed[name] };
     themed[name].title = { ...themed[name].title, font: { size: 12.5, color: colours.faded } };
   }
   for (const note of themed.annotations ?? []) {
@@ -77,6 +78,13 @@ function labelledTraces(div, data) {
     trace, at, x: xaxis.d2p(x), y: yaxis.d2p(trace.y[at]), best: trace.meta === "best",
   })));
   const taken = found.map(({ x, y }) => ({ left: x - 6, right: x + 6, top: y - 6, bottom: y + 6 }));
+  for (const { x, y } of data.filter(({ meta }) => meta === "frontier")) {
+    for (let at = 1; at < x.length; at += 1) {
+      const [left, right] = [xaxis.d2p(x[at - 1]), xaxis.d2p(x[at])].sort((a, b) => a - b);
+      const [top, bottom] = [yaxis.d2p(y[at - 1]), yaxis.d2p(y[at])].sort((a, b) => a - b);
+      taken.push({ left: left - 1, right: right + 1, top: top - 1, bottom: bottom + 1 });
+    }
+  }
   const labelled = new Map(data.filter(hasLabels).map((trace) => [
     trace, { ...trace, text: trace.x.map(() => ""), textposition: trace.x.map(() => PLACES[0][0]) },
   ]));

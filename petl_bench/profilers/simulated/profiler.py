@@ -98,7 +98,7 @@ def simulate(case: Case, card: Card) -> Measurement:
 def _account(
     ledger: Ledger, warmup_steps: int, measured_steps: int
 ) -> tuple[PhaseMemory, tuple[dict[Phase, PhaseMemory], ...], tuple[TimelinePoint, ...]]:
-    """Replay the ledger: the last step as often as steps are measured, and once for its timeline."""
+    """Replay the ledger: its last step as often as steps are measured, then for its timeline."""
     accountant = Accountant(ledger, AllocatorSettings.parse(allocator_conf()))
     windows = _contiguous(ledger.windows)
     load, *rest = windows

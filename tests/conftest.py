@@ -1,0 +1,200 @@
+"""Made-up records: plain values, with round numbers that a reader can check by eye."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from petl_bench.case import Backbone, Case, MethodChoice, Workload
+from petl_bench.record import (
+    Category,
+    Environment,
+    Measurement,
+    Origin,
+    Phase,
+    PhaseMemory,
+    Record,
+    RooflineEstimate,
+    Status,
+    TimelinePoint,
+)
+from petl_bench.units import GIB
+
+BACKBONE_PARAMETERS = 200_000_000
+STEP_PHASES = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP)
+
+
+def _at_peak(peak_bytes, trainable):
+    """Bytes by category that sum to `peak_bytes`: what is left over is activations."""
+    found = {
+        Category.PARAMETER: 4 * BACKBONE_PARAMETERS,
+        Category.BUFFER: 4096,
+        Category.GRADIENT: 4 * trainable,
+        Category.OPTIMIZER_STATE: 8 * trainable,
+        Category.TEMPORARY: peak_bytes // 16,
+        Category.INPUT: 131_072,
+        Category.WORKSPACE: 8_519_680,
+    }
+    return {**found, Category.ACTIVATION: peak_bytes - sum(found.values())}
+
+
+def _timeline(at_peak, events):
+    """Activations rise through the forward pass and fall through the backward pass."""
+    forward, backward = events * 2 // 5, events * 9 // 10
+    points = []
+    for event in range(events):
+        rising = event < forward
+        phase = STEP_PHASES[0] if rising else STEP_PHASES[1 if event < backward else 2]
+        if rising:
+            share = event / forward
+        else:
+            share = max(0.0, 1 - (event - forward) / (backward - forward))
+        now = {
+            **at_peak,
+            Category.ACTIVATION: int(at_peak[Category.ACTIVATION] * share),
+            Category.GRADIENT: 0 if rising else int(at_peak[Category.GRADIENT] * (1 - share)),
+            Category.TEMPORARY: at_peak[Category.TEMPORARY] * (event % 7) // 6,
+        }
+        points.append(TimelinePoint(event=event, phase=phase, by_category=now))
+    return tuple(points)
+
+
+def _memory(peak_bytes, by_category=None, elapsed_s=None):
+    return PhaseMemory(
+        peak_allocated_bytes=peak_bytes,
+        peak_reserved_bytes=peak_bytes + GIB // 4,
+        end_allocated_bytes=peak_bytes,
+        by_category=by_category,
+        elapsed_s=elapsed_s,
+    )
+
+
+def _measurement(peak_bytes, trainable, origin, *, attributed, events, samples_per_s, batch_size):
+    at_peak = _at_peak(peak_bytes, trainable)
+    steps = {
+        Phase.FORWARD: _memory(peak_bytes * 3 // 4),
+        Phase.BACKWARD: _memory(peak_bytes, at_peak if attributed else None),
+        Phase.OPTIMIZER_STEP: _memory(peak_bytes // 2),
+    }
+    step_s = None if samples_per_s is None else batch_size / samples_per_s
+    measured = origin is Origin.MEASURED
+    return Measurement(
+        total_parameters=BACKBONE_PARAMETERS + trainable,
+        backbone_parameters=BACKBONE_PARAMETERS,
+        trainable_parameters=trainable,
+        load=_memory(4 * BACKBONE_PARAMETERS),
+        steps=(steps, steps),
+        flops_per_step=12_300_000_000_000,
+        step_times_s=(step_s, step_s, 3 * step_s) if step_s and measured else None,
+        roofline=None
+        if step_s is None or measured
+        else RooflineEstimate(
+            card="a100-80gb",
+            step_s=step_s,
+            compute_bound_s=step_s / 2,
+            memory_bound_s=step_s / 4,
+            launch_bound_s=step_s / 4,
+        ),
+        timeline=_timeline(at_peak, events) if events else (),
+    )
+
+
+def _record(
+    method="full",
+    *,
+    label=None,
+    peak_bytes=10 * GIB,
+    trainable=BACKBONE_PARAMETERS,
+    origin=Origin.SIMULATED,
+    device=None,
+    backbone="t5-base",
+    workload=None,
+    status=Status.OK,
+    reason=None,
+    requested_bytes=None,
+    attributed=True,
+    events=50,
+    samples_per_s=200.0,
+):
+    """A record of a made-up run; every number follows from the arguments."""
+    workload = workload or Workload()
+    case = Case(
+        backbone=Backbone(name=backbone, family="t5", config={"d_model": 768}),
+        method=MethodChoice(name=method, config={"r": 8}),
+        workload=workload,
+    )
+    measured = origin is Origin.MEASURED
+    return Record(
+        case_id=case.case_id,
+        case=case,
+        label=label or method,
+        origin=origin,
+        status=status,
+        reason=reason,
+        requested_bytes=requested_bytes,
+        environment=Environment(
+            device=device or ("NVIDIA A100-SXM4-80GB" if measured else "a100-80gb"),
+            platform="Linux",
+            python="3.12.1",
+            torch="2.13.0",
+            transformers="5.23.0",
+            peft="0.21.0",
+            petl_bench="0.1.0",
+            cuda="13.0" if measured else None,
+            device_total_bytes=80 * GIB,
+        ),
+        measurement=_measurement(
+            peak_bytes,
+            trainable,
+            origin,
+            attributed=attributed,
+            events=events,
+            samples_per_s=samples_per_s,
+            batch_size=workload.batch_size,
+        )
+        if status is Status.OK
+        else None,
+        created=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    )
+
+
+_METHODS = [  # label, peak in GiB, trainable parameters, samples/s
+    ("full", 17.6, 200_000_000, 180.0),
+    ("lora[r=8]", 12.6, 885_000, 231.0),
+    ("adapters", 13.0, 4_700_000, 226.0),
+    ("bitfit", 11.5, 280_000, 240.0),
+    ("lst", 5.5, 3_900_000, 301.0),
+    ("prompt_tuning", 12.9, 77_000, 205.0),
+    ("ia3", 12.4, 110_000, 236.0),
+    ("lora[r=64]", 12.8, 7_080_000, 228.0),
+    ("compacter", 12.9, 150_000, 210.0),
+    ("prefix_tuning", 13.3, 3_700_000, 221.0),
+    ("p_tuning", 13.1, 230_000, 206.0),
+    ("lst[reduction_factor=4]", 6.4, 15_000_000, 268.0),
+    ("dora[r=8]", 14.9, 970_000, 160.0),
+    ("vera", 12.55, 65_000, 229.0),
+]
+
+
+@pytest.fixture
+def made_up_record():
+    """Factory of one record."""
+    return _record
+
+
+@pytest.fixture
+def made_up_records():
+    """Factory of the records of the first `count` of fourteen methods; options go to each."""
+
+    def make(count=6, **options):
+        return [
+            _record(
+                label.partition("[")[0],
+                label=label,
+                peak_bytes=int(peak_gib * GIB),
+                trainable=trainable,
+                **{"samples_per_s": samples_per_s, **options},
+            )
+            for label, peak_gib, trainable, samples_per_s in _METHODS[:count]
+        ]
+
+    return make

@@ -1,0 +1,294 @@
+"""The report: what the file says, that it needs nothing else, and that it works in a browser."""
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import plotly.graph_objects as go
+import pytest
+
+from petl_bench.record import Origin, Status
+from petl_bench.report import write_report
+from petl_bench.units import GIB
+
+COMMAND = "petl-bench run --methods full,lst"
+HOSTILE = "</script><script>alert('x')</script>"
+
+
+class _Page(HTMLParser):
+    """The page's tags with their attributes, and the text of each script."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.scripts, self.visible = [], [], []
+        self._inside = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, _tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._inside != "style":
+            self.visible.append(data)
+
+    @property
+    def charts(self):
+        return json.loads(self.scripts[0])
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.visible).split())
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(records, command=COMMAND):
+        path = tmp_path / "report.html"
+        write_report(records, path, command=command)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def read(write):
+    return lambda records, command=COMMAND: _Page(write(records, command).read_text())
+
+
+def _mixed(made_up_records, made_up_record):
+    return [
+        *made_up_records(6),
+        *made_up_records(2, origin=Origin.MEASURED),
+        made_up_record("x", status=Status.OOM, reason="no room", requested_bytes=2 * GIB),
+        made_up_record("y", attributed=False, events=0, samples_per_s=None, backbone="bert-base"),
+        made_up_record("z", status=Status.ERROR, reason="it broke", backbone="roberta-base"),
+    ]
+
+
+def test_the_headline_is_the_largest_saving(read, made_up_records):
+    page = read(made_up_records())
+    assert "lst saves most: 5.50\N{NO-BREAK SPACE}GiB at peak" in " ".join(page.visible)
+
+
+def test_the_page_gives_command_environment_reasons_and_how_the_numbers_were_got(
+    read, made_up_records, made_up_record
+):
+    text = read(_mixed(made_up_records, made_up_record)).text
+    assert COMMAND in text
+    assert "torch 2.13.0" in text
+    assert "oom: no room (requested 2.00 GiB)" in text
+    assert "error: it broke" in text
+    assert "Simulated: the training step ran on tensors without data" in text
+    assert "Measured: each case ran in a process of its own" in text
+    assert "Roofline estimate: " in text
+    assert "No case of 1 finished." in text
+
+
+def test_only_the_origins_present_are_explained(read, made_up_record):
+    text = read([made_up_record(origin=Origin.MEASURED)]).text
+    assert "Measured: " in text
+    assert "Simulated: " not in text
+    assert "Roofline estimate: " not in text
+
+
+def test_nothing_written_by_others_becomes_markup(read, made_up_record):
+    records = [
+        made_up_record("full", label=HOSTILE, backbone=HOSTILE, device=HOSTILE),
+        made_up_record("x", label=HOSTILE, status=Status.ERROR, reason=HOSTILE),
+    ]
+    plain = read([made_up_record(), made_up_record(status=Status.ERROR, reason="it broke")])
+    hostile = read(records, command=HOSTILE)
+    assert len(hostile.scripts) == len(plain.scripts) == 3
+    assert hostile.text.count("alert('x')") >= 4
+    # plotly makes elements of tags in its text, so there they must be entities.
+    assert "<script" not in json.dumps(hostile.charts)
+
+
+def test_the_page_refers_to_no_resource_outside_itself(write, made_up_records):
+    text = write(made_up_records()).read_text()
+    page = _Page(text)
+    references = [
+        value for _, found in page.tags for value in (found.get("src"), found.get("href"))
+    ]
+    assert [value for value in references if value and not value.startswith("#")] == []
+    assert not [tag for tag, _ in page.tags if tag in ("link", "iframe", "img", "object", "base")]
+    assert not re.search(r"@import|url\(\s*[\"']?(https?:)?//", text)
+    policy = next(
+        found["content"]
+        for _, found in page.tags
+        if "content" in found and "none" in found["content"]
+    )
+    assert policy.startswith("default-src 'none'")
+    own = text.replace(page.scripts[1], "")  # all but plotly.js, which is inlined once
+    assert not re.search(r"https?://", own)
+
+
+def test_every_chart_is_a_figure_that_plotly_accepts(read, made_up_records, made_up_record):
+    charts = read(_mixed(made_up_records, made_up_record)).charts
+    assert len(charts) == 3 + 6 + 3 + 2 + 2
+    for chart in charts.values():
+        go.Figure(chart)
+
+
+def test_the_bars_of_the_report_sum_to_the_peaks(read, made_up_records):
+    chart = read(made_up_records(2)).charts["g1-0-0"]
+    totals = [sum(sizes) for sizes in zip(*(trace["x"] for trace in chart["data"]), strict=True)]
+    assert totals == pytest.approx([17.6, 12.6])
+    assert chart["layout"]["yaxis"]["ticktext"] == ["full", "lora[r=8]"]
+
+
+def test_the_same_records_and_command_give_the_same_bytes(write, made_up_records):
+    first = write(made_up_records()).read_bytes()
+    assert write(made_up_records()).read_bytes() == first
+
+
+def test_the_file_is_replaced_whole_and_nothing_is_left_beside_it(write, made_up_record):
+    path = write([made_up_record("first")])
+    assert write([made_up_record("second")]) == path
+    assert "second" in _Page(path.read_text()).text
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_report_that_cannot_be_finished_leaves_the_old_one(write, made_up_record, monkeypatch):
+    path = write([made_up_record("first")])
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(OSError, match="no space left"):
+        write([made_up_record("second")])
+    assert path.read_bytes() == before
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_report_of_no_records_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no records"):
+        write_report([], tmp_path / "report.html", command=COMMAND)
+
+
+# In a browser: skipped, visibly, where playwright or Chromium is missing.
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api")
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("needs chromium on the path")
+    quiet = ["background-networking", "component-update", "sync"]
+    arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
+    arguments += [f"--disable-{name}" for name in quiet]
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=executable, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(chromium, write):
+    """Opens a report; the page's `complaints` are its console errors and network requests."""
+    contexts = []
+
+    def show(records, **options):
+        options = {"viewport": {"width": 1200, "height": 900}, **options}
+        context = chromium.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.complaints = []
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("console", lambda said: page.complaints.append(said.text))
+        page.on("request", lambda request: page.complaints.append(request.url))
+        page.goto(write(records).as_uri())
+        page.wait_for_function(
+            "[...document.querySelectorAll('.chart')].every((chart) => chart.dataset.drawn)"
+        )
+        page.complaints = [each for each in page.complaints if not each.startswith("file:")]
+        return page
+
+    yield show
+    for context in contexts:
+        context.close()
+
+
+def test_charts_are_drawn_without_complaint_or_network(show, made_up_records, made_up_record):
+    page = show(_mixed(made_up_records, made_up_record))
+    assert page.complaints == []
+    assert page.locator(".chart").count() == 4 + 4 + 2
+    assert page.locator(".chart .main-svg").count() >= 10
+    assert page.locator("#g1-0-0 .bars path").count() > 6
+    assert set(page.locator("#g1-1-0 .textpoint").all_text_contents()) >= {"lst", "full"}
+
+
+def test_a_click_on_a_header_sorts_by_number_with_absent_ones_last(
+    show, made_up_records, made_up_record
+):
+    failed = made_up_record("x", status=Status.SKIPPED, reason="not supported")
+    page = show([failed, *made_up_records(4)])
+    table = page.locator("table.sortable").first
+    methods = table.locator("tbody th")
+    assert methods.all_inner_texts() == ["x", "full", "lora[r=8]", "adapters", "bitfit"]
+    header = table.get_by_role("button", name="trainable")
+    header.click()
+    assert methods.all_inner_texts() == ["bitfit", "lora[r=8]", "adapters", "full", "x"]
+    header.press("Enter")  # the keyboard sorts too
+    assert methods.all_inner_texts() == ["full", "adapters", "lora[r=8]", "bitfit", "x"]
+    sorted_header = table.locator("th[aria-sort]")
+    assert sorted_header.get_attribute("aria-sort") == "descending"
+    assert "trainable" in sorted_header.inner_text()
+
+
+def test_hovering_over_a_bar_gives_the_bytes_of_each_category(show, made_up_records):
+    page = show(made_up_records(3))
+    page.locator("#g1-0-0").scroll_into_view_if_needed()
+    page.locator("#g1-0-0 .bars .point path").first.hover(force=True)
+    hover = page.locator("#g1-0-0 .hoverlayer")
+    hover.get_by_text("activation").wait_for()
+    assert "full" in hover.text_content()
+    assert "762.94 MiB" in hover.text_content()
+
+
+def test_the_selector_draws_another_methods_timeline(show, made_up_records):
+    page = show(made_up_records(3))
+    page.get_by_label("method").select_option(label="lora[r=8]")
+    page.wait_for_function("document.getElementById('g1-3-0').dataset.drawn === 'g1-3-1'")
+    assert page.locator("#g1-3-0 .scatterlayer .trace").count() >= 6
+
+
+def test_charts_follow_a_change_to_the_dark_theme(show, made_up_records):
+    page = show(made_up_records(2), color_scheme="light")
+    tick = page.locator("#g1-0-0 .xtick text").first
+    light = tick.evaluate("(text) => getComputedStyle(text).fill")
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(
+        "(light) => getComputedStyle(document.querySelector('#g1-0-0 .xtick text')).fill !== light",
+        arg=light,
+    )
+    assert page.complaints == []
+
+
+def test_a_phone_scrolls_tables_in_their_box_and_never_the_page(
+    show, made_up_records, made_up_record
+):
+    records = _mixed(made_up_records, made_up_record)
+    page = show(records, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    scroll, client = page.locator(".scroll").first.evaluate("(b) => [b.scrollWidth, b.clientWidth]")
+    assert scroll > client
+
+
+def test_hostile_labels_run_no_script_in_the_browser(show, made_up_record):
+    attack = "<img src=x onerror=alert(1)>"
+    page = show([made_up_record("full", label=attack), made_up_record("x", label=HOSTILE)])
+    assert page.complaints == []
+    assert page.locator("img[src=x]").count() == 0

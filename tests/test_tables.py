@@ -1,0 +1,248 @@
+"""Tables: what they say about made-up records."""
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from petl_bench.case import Workload
+from petl_bench.record import Category, Origin, Status
+from petl_bench.tables import (
+    category_peaks,
+    finding,
+    groups,
+    percent,
+    phase_peaks,
+    summary,
+    to_csv,
+    to_frame,
+    to_markdown,
+    to_rich,
+)
+from petl_bench.units import GIB
+
+
+def test_saving_is_the_share_of_full_fine_tunings_peak_that_is_not_needed(made_up_record):
+    frame = to_frame([made_up_record("full"), made_up_record("lst", peak_bytes=4 * GIB)])
+    assert frame["saving_percent"].tolist() == [0.0, 60.0]
+
+
+@pytest.mark.parametrize(
+    "difference",
+    [
+        {"backbone": "t5-large"},
+        {"workload": Workload(batch_size=8)},
+        {"origin": Origin.MEASURED},
+        {"device": "h100"},
+    ],
+    ids=lambda difference: next(iter(difference)),
+)
+def test_no_saving_is_counted_against_another_backbone_workload_origin_or_device(
+    made_up_record, difference
+):
+    frame = to_frame([made_up_record("full"), made_up_record("lst", **difference)])
+    assert frame["saving_percent"].isna().tolist() == [False, True]
+
+
+def test_a_baseline_that_ran_out_of_memory_gives_no_saving(made_up_record):
+    records = [
+        made_up_record("full", status=Status.OOM, reason="out of memory"),
+        made_up_record("lst"),
+    ]
+    assert to_frame(records)["saving_percent"].isna().all()
+    assert "No saving is given" in summary(records)[0].caption
+
+
+def test_the_newest_baseline_that_finished_is_the_one_that_counts(made_up_record):
+    records = [
+        made_up_record("full", peak_bytes=8 * GIB),
+        made_up_record("lst", peak_bytes=4 * GIB),
+        made_up_record("full", peak_bytes=16 * GIB),
+        made_up_record("full", status=Status.ERROR, reason="it broke"),
+    ]
+    assert to_frame(records)["saving_percent"][1] == 75.0
+
+
+def test_trainable_percent_is_of_the_backbone_without_what_the_method_adds(made_up_record):
+    frame = to_frame([made_up_record("lora", trainable=2_000_000)])
+    assert frame["backbone_parameters"][0] == 200_000_000
+    assert frame["total_parameters"][0] == 202_000_000
+    assert frame["trainable_percent"][0] == 1.0
+
+
+def test_absent_numbers_are_null_and_not_zero(made_up_record):
+    failed = made_up_record("lst", status=Status.SKIPPED, reason="not supported")
+    bare = made_up_record("lora", attributed=False, samples_per_s=None)
+    frame = to_frame([failed, bare])
+    said = ["method", "label", "backbone", "dtype", "attention", "optimizer", "origin", "device"]
+    said += ["batch_size", "source_length_tokens", "target_length_tokens"]
+    said += ["status", "reason", "case_id"]
+    assert set(frame.columns[frame.iloc[0].notna()]) == set(said)
+    assert frame.loc[1, [f"{category}_bytes" for category in Category]].isna().all()
+    assert frame.loc[1, ["samples_per_s", "roofline_samples_per_s"]].isna().all()
+
+
+def test_bytes_stay_whole_numbers_in_a_column_with_nulls(made_up_record):
+    frame = to_frame([made_up_record(), made_up_record(status=Status.ERROR, reason="it broke")])
+    byte_columns = [name for name in frame.columns if name.endswith("_bytes")]
+    assert len(byte_columns) == 7 + len(Category)
+    assert {str(frame[name].dtype) for name in byte_columns} == {"Int64"}
+
+
+def test_the_categories_of_a_row_sum_to_its_peak(made_up_records):
+    frame = to_frame(made_up_records())
+    total = frame[[f"{category}_bytes" for category in Category]].sum(axis=1)
+    assert total.tolist() == frame["peak_allocated_bytes"].tolist()
+
+
+def test_an_empty_list_of_records_is_a_frame_with_columns_and_no_rows():
+    frame = to_frame([])
+    assert len(frame) == 0
+    assert "peak_allocated_bytes" in frame.columns
+
+
+def test_measured_throughput_is_by_the_median_step_and_an_estimate_never_fills_in(made_up_record):
+    frame = to_frame([made_up_record(origin=Origin.MEASURED), made_up_record()])
+    assert frame["samples_per_s"][0] == pytest.approx(200)  # the slow third step does not count
+    assert frame["roofline_samples_per_s"][1] == pytest.approx(200)
+    assert frame["samples_per_s"].isna().tolist() == [False, True]
+    assert frame["roofline_samples_per_s"].isna().tolist() == [True, False]
+
+
+def test_measured_and_simulated_numbers_never_share_a_table(made_up_record):
+    records = [
+        made_up_record("full"),
+        made_up_record("full", origin=Origin.MEASURED),
+        made_up_record("lst"),
+    ]
+    tables = summary(records)
+    setting = "t5-base, fp32, eager, batch 100, source 128, target 3, adamw"
+    assert [table.title for table in tables] == [
+        f"{setting}: simulated for a100-80gb",
+        f"{setting}: measured on NVIDIA A100-SXM4-80GB",
+    ]
+    assert [[row[0].text for row in table.rows] for table in tables] == [["full", "lst"], ["full"]]
+    headers = [[column.header for column in table.columns] for table in tables]
+    assert "samples/s (roofline estimate)" in headers[0]
+    assert "samples/s (measured)" in headers[1]
+
+
+def test_a_title_names_whatever_of_the_workload_is_not_the_default(made_up_record):
+    (group,) = groups([made_up_record(workload=Workload(seed=3, clip_grad_norm=None))])
+    assert group.setting.endswith("adamw, clip grad norm None, seed 3")
+
+
+def test_a_summary_as_markdown(made_up_record):
+    records = [
+        made_up_record("full", peak_bytes=16 * GIB),
+        made_up_record("lora", label="lora[r=8]", peak_bytes=12 * GIB, trainable=884_736),
+        made_up_record(
+            "ia3",
+            label="ia3|x",
+            status=Status.OOM,
+            reason="out of memory in backward",
+            requested_bytes=2 * GIB,
+        ),
+    ]
+    (table,) = summary(records)
+    expected = r"""
+**t5-base, fp32, eager, batch 100, source 128, target 3, adamw: simulated for a100-80gb**
+
+| method | trainable | % of backbone | peak allocated | peak reserved | saving | FLOPs per step | \
+samples/s (roofline estimate) | status |
+| :--- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | :--- |
+| full | 200.0 M | 100.0 % | 16.00 GiB | 16.25 GiB | 0.0 % | 12.30 T | 200 | ok |
+| lora[r=8] | 884.7 k | 0.442 % | 12.00 GiB | 12.25 GiB | 25.0 % | 12.30 T | 200 | ok |
+| ia3\|x | - | - | - | - | - | - | - | \
+oom: out of memory in backward (requested 2.00 GiB) |
+
+Saving: peak allocated, against 16.00 GiB of full fine-tuning. Memory is simulated; \
+samples/s is a roofline estimate, not a measurement.
+"""
+    assert to_markdown(table) == expected.replace("\\\n", "").lstrip("\n")
+
+
+def test_the_peaks_of_phases_stand_in_the_summary_on_demand(made_up_record):
+    (table,) = summary([made_up_record(peak_bytes=8 * GIB)], phases=True)
+    texts = dict(zip((c.header for c in table.columns), table.rows[0], strict=True))
+    phases = [texts[name].text for name in ("forward", "backward", "optimizer step")]
+    assert phases == ["6.00 GiB", "8.00 GiB", "4.00 GiB"]
+
+
+def test_tables_of_phases_and_categories_leave_out_what_did_not_finish(made_up_record):
+    records = [made_up_record("full"), made_up_record(status=Status.ERROR, reason="it broke")]
+    for (table,) in (phase_peaks(records), category_peaks(records)):
+        assert [row[0].text for row in table.rows] == ["full"]
+
+
+def test_a_frame_as_csv_keeps_whole_numbers_and_leaves_nulls_empty(made_up_record):
+    records = [made_up_record("full"), made_up_record(status=Status.ERROR, reason="a, b")]
+    frame = to_frame(records)[["label", "reason", "peak_allocated_bytes", "saving_percent"]]
+    assert to_csv(frame) == (
+        'label,reason,peak_allocated_bytes,saving_percent\nfull,,10737418240,0.0\nfull,"a, b",,\n'
+    )
+
+
+def test_the_terminal_shows_brackets_as_written_and_reasons_below(made_up_record):
+    records = [
+        made_up_record("lora", label="lora[r=8]"),
+        made_up_record("x", label="[red]x", status=Status.SKIPPED, reason="no [bold] here"),
+    ]
+    console = Console(width=110, file=StringIO(), record=True)
+    console.print(to_rich(summary(records)[0]))
+    text = console.export_text()
+    assert "lora[r=8]" in text
+    assert "[red]x: skipped: no [bold] here" in text
+
+
+def test_the_terminal_never_hides_digits_behind_an_ellipsis(made_up_records):
+    console = Console(width=60, file=StringIO(), record=True)
+    console.print(to_rich(summary(made_up_records(14))[0]))
+    assert "\N{HORIZONTAL ELLIPSIS}" not in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.0, "0.0 %"),
+        (58.36, "58.4 %"),
+        (1.744, "1.74 %"),
+        (0.0342, "0.0342 %"),
+        (0.00002, "< 0.001 %"),
+        (-0.00002, "> -0.001 %"),
+        (-19.49, "-19.5 %"),
+    ],
+)
+def test_a_percent_is_short_and_never_in_powers_of_ten(share, text):
+    assert percent(share) == text
+
+
+@pytest.mark.parametrize(
+    ("cases", "sentence"),
+    [
+        (
+            [("full", {"peak_bytes": 16 * GIB}), ("lst", {"peak_bytes": 4 * GIB})],
+            (
+                "lst saves most: 4.00 GiB at peak instead of 16.00 GiB, 75.0 % less than full"
+                " fine-tuning, training 100.0 % of the parameters."
+            ),
+        ),
+        (
+            [("full", {"status": Status.OOM, "reason": "no room"}), ("lst", {})],
+            "lst needs 10.00 GiB at peak, the least of 1; full fine-tuning has no numbers here.",
+        ),
+        ([("full", {})], "full needs 10.00 GiB at peak; no other method finished."),
+        (
+            [("full", {}), ("dora", {"peak_bytes": 11 * GIB})],
+            "No method saves memory: dora needs 11.00 GiB at peak, full fine-tuning 10.00 GiB.",
+        ),
+        (
+            [("full", {"status": Status.ERROR, "reason": "it broke"})],
+            "No case of 1 finished.",
+        ),
+    ],
+    ids=["saves", "baseline failed", "alone", "saves nothing", "nothing finished"],
+)
+def test_the_finding_is_one_sentence(made_up_record, cases, sentence):
+    (group,) = groups([made_up_record(method, **options) for method, options in cases])
+    assert finding(group) == sentence

@@ -6,18 +6,17 @@ Everything here is a frozen value that serialises to JSON; nothing here imports 
 import hashlib
 import json
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ConfigValue = bool | int | float | str | None | tuple[int, ...] | tuple[str, ...]
-PositiveInt = Annotated[int, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]  # true is not 1
 
 
 class Frozen(BaseModel):
-    """A value: immutable, strict about unknown fields."""
+    """A value: immutable, strict about unknown fields, without numbers that JSON does not have."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DType(StrEnum):
@@ -71,8 +70,8 @@ class Workload(Frozen):
     source_length_tokens: PositiveInt = 128
     target_length_tokens: PositiveInt = 3
     optimizer: Optimizer = Optimizer.ADAMW
-    clip_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    seed: int = 0
+    clip_grad_norm: Annotated[float, Field(gt=0, strict=True)] | None = 1.0
+    seed: Annotated[int, Field(ge=0, strict=True)] = 0
     warmup_steps: PositiveInt = Field(1, description="step 0 makes optimizer state and workspaces")
     measured_steps: PositiveInt = Field(3, description="steps whose memory is recorded")
     timed_steps: PositiveInt = Field(10, description="steps timed in a pass without a profiler")
@@ -92,4 +91,5 @@ class Case(Frozen):
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-ProfilerChoice = Literal["auto", "cuda", "simulated"]
+BASELINE_METHOD = "full"
+"""Every saving is against it, so every plan has it."""

@@ -11,12 +11,12 @@ from petl_bench.backbones.ports import Dims, Ports
 
 
 class MethodConfig(BaseModel):
-    """Base of every method's configuration: immutable, unknown fields refused.
+    """Base of every method's configuration: immutable; unknown fields, inf and nan refused.
 
     Every field has a default and a description; `petl-bench methods NAME` shows them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=MethodConfig)

@@ -6,7 +6,7 @@ Raw integers in bytes; statistics, percents and MiB are made at the edge. Histor
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -93,7 +93,7 @@ class RooflineEstimate(Frozen):
     """Time of one step estimated from FLOPs and bytes moved; not a measurement."""
 
     card: str
-    step_s: float
+    step_s: Annotated[float, Field(gt=0)]
     compute_bound_s: float
     memory_bound_s: float
     launch_bound_s: float
@@ -106,9 +106,11 @@ class Measurement(Frozen):
     backbone_parameters: int
     trainable_parameters: int
     load: PhaseMemory
-    steps: tuple[dict[Phase, PhaseMemory], ...]  # one entry a measured step
+    # One entry a measured step, with every phase that the step has.
+    steps: Annotated[tuple[dict[Phase, PhaseMemory], ...], Field(min_length=1)]
     flops_per_step: int | None = None  # forward and backward
-    step_times_s: tuple[float, ...] | None = None  # CUDA events, pass without a profiler
+    # Seconds by CUDA events, from a pass without a profiler.
+    step_times_s: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     roofline: RooflineEstimate | None = None
     device_used_bytes: int | None = None  # NVML, this process, at its highest
     context_bytes: int | None = None  # NVML, this process, before the first tensor
@@ -177,6 +179,12 @@ class Record(Frozen):
             raise ValueError("a record has a measurement if, and only if, its status is ok")
         if self.status is not Status.OK and not self.reason:
             raise ValueError(f"a record with status {self.status} must give its reason")
+        if self.requested_bytes is not None and self.status is not Status.OOM:
+            raise ValueError("requested_bytes belongs to records with status oom")
+        if self.origin is Origin.SIMULATED and self.measurement is not None:
+            for name in ("step_times_s", "device_used_bytes", "context_bytes"):
+                if getattr(self.measurement, name) is not None:
+                    raise ValueError(f"{name} is measured; a simulated record cannot have it")
         return self
 
 

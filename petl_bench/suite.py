@@ -24,11 +24,8 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from petl_bench import backbones, method_spec
-from petl_bench.case import Attention, Backbone, Case, DType, Workload
+from petl_bench.case import BASELINE_METHOD, Attention, Backbone, Case, DType, Workload
 from petl_bench.errors import UsageError
-
-BASELINE_METHOD = "full"
-"""Every saving is against it, so every plan has it."""
 
 E = TypeVar("E", bound=StrEnum)
 

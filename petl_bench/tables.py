@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Literal
 
 import pandas as pd
@@ -17,12 +18,9 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from petl_bench.case import Backbone, Workload
+from petl_bench.case import BASELINE_METHOD, Backbone, Workload
 from petl_bench.record import Category, Measurement, Origin, Phase, PhaseMemory, Record, Status
 from petl_bench.units import format_bytes, format_count
-
-BASELINE_METHOD = "full"
-"""The method that savings are counted against: every parameter trains."""
 
 ABSENT = "-"
 _SMALLEST_PERCENT = 0.001
@@ -166,18 +164,13 @@ class _Row:
     def samples_per_s(self) -> float | None:
         if self.seen is None or not self.seen.step_times_s:
             return None
-        return self.record.case.workload.batch_size / _median(self.seen.step_times_s)
+        return self.record.case.workload.batch_size / median(self.seen.step_times_s)
 
     @property
     def roofline_samples_per_s(self) -> float | None:
         if self.seen is None or self.seen.roofline is None:
             return None
         return self.record.case.workload.batch_size / self.seen.roofline.step_s
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
 
 
 def _measured_column(name: str) -> tuple[str, Callable[[_Row], Value]]:

@@ -4,6 +4,7 @@ Everywhere else bytes are integers. Text uses binary units (IEC 80000-13): 1 KiB
 """
 
 import re
+from fractions import Fraction
 
 KIB = 2**10
 MIB = 2**20
@@ -23,11 +24,12 @@ def format_bytes(size: int) -> str:
     >>> format_bytes(512), format_bytes(1536), format_bytes(14 * GIB)
     ('512 B', '1.50 KiB', '14.00 GiB')
     """
-    magnitude = abs(size)
-    for name, unit in (("TiB", TIB), ("GiB", GIB), ("MiB", MIB), ("KiB", KIB)):
-        if magnitude >= unit:
+    if abs(size) < KIB:
+        return f"{size} B"
+    for name, unit in (("KiB", KIB), ("MiB", MIB), ("GiB", GIB)):
+        if round(abs(size) / unit, 2) < 1024:  # noqa: PLR2004 - rounding may reach the next unit
             return f"{size / unit:.2f} {name}"
-    return f"{size} B"
+    return f"{size / TIB:.2f} TiB"
 
 
 def parse_bytes(text: str) -> int:
@@ -43,7 +45,7 @@ def parse_bytes(text: str) -> int:
     unit = _UNITS.get(match[2].upper()) if match else None
     if match is None or unit is None:
         raise ValueError(f"{text!r} is not a size; write a number and B, KiB, MiB, GiB or TiB")
-    return round(float(match[1]) * unit)
+    return round(Fraction(match[1]) * unit)
 
 
 def format_count(count: int) -> str:
@@ -52,8 +54,12 @@ def format_count(count: int) -> str:
     >>> format_count(280_932), format_count(3_878_712), format_count(76)
     ('280.9 k', '3.88 M', '76')
     """
-    for suffix, unit in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= unit:
-            scaled = count / unit
-            return f"{scaled:.1f} {suffix}" if scaled >= 100 else f"{scaled:.2f} {suffix}"  # noqa: PLR2004
-    return str(count)
+    if count < 1000:  # noqa: PLR2004
+        return str(count)
+    for suffix, unit in (("k", 10**3), ("M", 10**6), ("G", 10**9), ("T", 10**12)):
+        scaled = count / unit
+        if round(scaled, 2) < 100:  # noqa: PLR2004 - rounding may add a digit
+            return f"{scaled:.2f} {suffix}"
+        if round(scaled, 1) < 1000:  # noqa: PLR2004
+            return f"{scaled:.1f} {suffix}"
+    return f"{scaled:.0f} T"

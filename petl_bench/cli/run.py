@@ -173,13 +173,18 @@ def _run_plan(runner: Any, plan: "list[PlannedCase]", store: Any) -> "list[Recor
 def _write_outputs(records: "list[Record]", folder: Path) -> None:
     import shlex
 
+    from petl_bench.errors import UsageError
     from petl_bench.plots import save_figures
     from petl_bench.report import write_report
     from petl_bench.tables import summary, to_csv, to_frame, to_markdown
 
     command = shlex.join(["petl-bench", *sys.argv[1:]])
-    (folder / "table.md").write_text("\n\n".join(map(to_markdown, summary(records))) + "\n")
-    (folder / "table.csv").write_text(to_csv(to_frame(records)))
-    save_figures(records, folder / "figures")
-    write_report(records, folder / "report.html", command=command)
+    markdown = "\n\n".join(map(to_markdown, summary(records))) + "\n"
+    try:
+        (folder / "table.md").write_text(markdown, encoding="utf-8")
+        (folder / "table.csv").write_text(to_csv(to_frame(records)), encoding="utf-8")
+        save_figures(records, folder / "figures")
+        write_report(records, folder / "report.html", command=command)
+    except OSError as error:
+        raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
     print(f"report: {folder / 'report.html'}", file=sys.stderr)

@@ -71,7 +71,7 @@ class Workload(Frozen):
     target_length_tokens: PositiveInt = 3
     optimizer: Optimizer = Optimizer.ADAMW
     clip_grad_norm: Annotated[float, Field(gt=0, strict=True)] | None = 1.0
-    seed: Annotated[int, Field(ge=0, strict=True)] = 0
+    seed: Annotated[int, Field(strict=True)] = 0
     warmup_steps: PositiveInt = Field(1, description="step 0 makes optimizer state and workspaces")
     measured_steps: PositiveInt = Field(3, description="steps whose memory is recorded")
     timed_steps: PositiveInt = Field(10, description="steps timed in a pass without a profiler")

@@ -77,14 +77,17 @@ def _parse_spec(spec: str) -> list[tuple[str, MethodChoice]]:
     if match is None:
         raise UsageError(f"methods: cannot read {spec!r}; write NAME or NAME[field=value,...]")
     name, inside = match[1], match[2] or ""
-    axes: list[list[tuple[str, str]]] = []
+    axes: dict[str, list[str]] = {}
     for part in filter(None, (p.strip() for p in _FIELD.split(inside))):
         field, equals, values = part.partition("=")
         if not equals or not values.strip():
             raise UsageError(f"{name}: cannot read {part!r}; write field=value")
-        axes.append([(field.strip(), value.strip()) for value in values.split("|")])
+        if field.strip() in axes:
+            raise UsageError(f"{name}: field {field.strip()!r} is given twice")
+        axes[field.strip()] = [value.strip() for value in values.split("|")]
     choices = []
-    for cell in itertools.product(*axes):
-        label = name + (f"[{','.join(f'{f}={v}' for f, v in cell)}]" if cell else "")
-        choices.append((label, resolve(name, dict(cell))))
+    for values in itertools.product(*axes.values()):
+        given = dict(zip(axes, values, strict=True))
+        label = name + (f"[{','.join(f'{f}={v}' for f, v in given.items())}]" if given else "")
+        choices.append((label, resolve(name, given)))
     return choices

@@ -51,7 +51,11 @@ def get(name: str) -> Method[Any]:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names())}"
         raise UsageError(f"method: no method {name!r}; {hint}")
     module, _, attribute = location.partition(":")
-    method = getattr(import_module(module), attribute)
+    try:
+        method = getattr(import_module(module), attribute, None)
+    except Exception as error:
+        kind = type(error).__name__
+        raise UsageError(f"method {name!r}: {location} fails to import: {kind}: {error}") from error
     if not isinstance(method, Method) or method.name != name:
         raise UsageError(f"method {name!r}: {location} is not a Method of that name")
     return method

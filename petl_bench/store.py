@@ -46,10 +46,10 @@ class Store:
             folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab"):
                 pass
+            self.records = list(read_records(self.path))  # what is no store stays as it is
             _cut_half_line(self.path)
         except OSError as error:
             raise UsageError(f"out: cannot write {self.path}: {error.strerror}") from None
-        self.records = list(read_records(self.path))
 
     def append(self, record: Record) -> None:
         """Write `record` so that it survives the death of this process."""
@@ -78,14 +78,11 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise UsageError(f"records: cannot read {file}: {reason}") from None
-    lines = text.split("\n")
-    if lines[-1]:
-        lines.pop()  # no newline: it was being written when its run ended
-    for number, line in enumerate(lines, start=1):
+        data = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"records: cannot read {file}: {error.strerror}") from None
+    # What follows the last newline was being written when its run ended.
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         if line.strip():
             yield _parse(line, file, number)
 
@@ -98,14 +95,16 @@ def latest(records: list[Record]) -> list[Record]:
     return list(newest.values())
 
 
-def _parse(line: str, file: Path, number: int) -> Record:
+def _parse(line: bytes, file: Path, number: int) -> Record:
     try:
-        return load_record(json.loads(line))
+        return load_record(json.loads(line.decode("utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "record"
         reason = f"{where}: {first['msg']}"
-    except (ValueError, AttributeError, TypeError) as error:
+    except UnicodeDecodeError:
+        reason = "not UTF-8 text"
+    except ValueError as error:
         reason = str(error)
     raise UsageError(f"records: {file} line {number} is not a record: {reason}")
 

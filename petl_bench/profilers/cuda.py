@@ -18,13 +18,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from petl_bench import registry
-from petl_bench.backbones import FAMILIES
+from petl_bench.assembly import Trainee, assemble, make_batch
 from petl_bench.case import Case
 from petl_bench.errors import OutOfMemoryError
-from petl_bench.method_spec import validated_config
 from petl_bench.record import Measurement, Phase, PhaseMemory
-from petl_bench.training import make_optimizer, trainable, training_step
+from petl_bench.training import make_optimizer, training_step
 
 
 class CudaProfiler:
@@ -78,7 +76,8 @@ def measure(case: Case) -> Measurement:
 def _measure(case: Case) -> Measurement:
     device = torch.device("cuda", torch.cuda.current_device())
     context_bytes = device_used_bytes(device)
-    model, batch, load, backbone_parameters = _load(case, device)
+    trainee, load = _load(case, device)
+    model, batch = trainee.model, make_batch(case, device)
     optimizer = make_optimizer(model, case.workload.optimizer)
 
     profiler = CudaProfiler()
@@ -91,9 +90,9 @@ def _measure(case: Case) -> Measurement:
     with FlopCounterMode(display=False) as flop_counter:
         training_step(model, batch, optimizer, case.workload, NoProfiler())
     return Measurement(
-        total_parameters=_count(model),
-        backbone_parameters=backbone_parameters,
-        trainable_parameters=sum(p.numel() for p in trainable(model)),
+        total_parameters=trainee.total_parameters,
+        backbone_parameters=trainee.backbone_parameters,
+        trainable_parameters=trainee.trainable_parameters,
         load=load,
         steps=tuple(profiler.steps[case.workload.warmup_steps :]),
         flops_per_step=flop_counter.get_total_flops(),
@@ -103,24 +102,15 @@ def _measure(case: Case) -> Measurement:
     )
 
 
-def _load(
-    case: Case, device: torch.device
-) -> tuple[nn.Module, dict[str, torch.Tensor], PhaseMemory, int]:
-    family = FAMILIES[case.backbone.family]
-    method = registry.get(case.method.name)
-    config = validated_config(method, case.method.config)
+def _load(case: Case, device: torch.device) -> tuple[Trainee, PhaseMemory]:
     torch.manual_seed(case.workload.seed)
     _reset()
     begin = time.perf_counter()
-    with device:
-        backbone = family.build(case.backbone)
-        backbone_parameters = _count(backbone)
-        model = method.attach(backbone, family.ports(backbone, case.backbone), config)
+    trainee = assemble(case, device)
     torch.cuda.synchronize()
     load = _phase_memory(time.perf_counter() - begin)
-    model.train()
     _reset()  # what initialisation left in the cache is not the training step's
-    return model, family.batch(case.backbone, case.workload, device), load, backbone_parameters
+    return trainee, load
 
 
 def _reset() -> None:
@@ -177,7 +167,3 @@ def _own_bytes(processes: list[Any]) -> int | None:
     # Inside a container NVML lists host process ids, among which this one may not be found.
     own = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
     return own[0] if own else None
-
-
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -7,12 +7,10 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from petl_bench import registry
-from petl_bench.backbones import FAMILIES
+from petl_bench.assembly import assemble, make_batch
 from petl_bench.cards import Card
-from petl_bench.case import Case
+from petl_bench.case import Case, Workload
 from petl_bench.environment import allocator_conf
-from petl_bench.method_spec import validated_config
 from petl_bench.profilers.simulated.accounting import Accountant
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
@@ -20,6 +18,8 @@ from petl_bench.profilers.simulated.ledger import Ledger, Window
 from petl_bench.profilers.simulated.roofline import Roofline
 from petl_bench.record import Category, Measurement, Phase, PhaseMemory, TimelinePoint
 from petl_bench.training import make_optimizer, trainable, training_step
+
+META = torch.device("meta")
 
 
 class SimulatedProfiler:
@@ -55,38 +55,15 @@ def simulate(case: Case, card: Card) -> Measurement:
     The warm-up steps and one more are run on tensors without data; since that step then repeats
     itself exactly, further ones are replayed.
     """
-    family = FAMILIES[case.backbone.family]
-    method = registry.get(case.method.name)
-    config = validated_config(method, case.method.config)
-    workload = case.workload
-    meta = torch.device("meta")
-
-    with meta:
-        backbone = family.build(case.backbone)
-        backbone_parameters = _count(backbone)
-        model = method.attach(backbone, family.ports(backbone, case.backbone), config)
-    model.train()
+    trainee = assemble(case, META)
     roofline = Roofline(card)
     ledger = Ledger(workspace_bytes=card.cublas_workspace_bytes)
-    with _no_collection(), foreach_by_default():
-        start = ledger.begin(Phase.LOAD)
-        ledger.adopt(model.parameters(), Category.PARAMETER)
-        ledger.adopt(model.buffers(), Category.BUFFER)
-        ledger.end(0, Phase.LOAD, start)
-        batch = family.batch(case.backbone, workload, meta)
-        ledger.adopt(batch.values(), Category.INPUT)
-        optimizer = make_optimizer(model, workload.optimizer)
-        profiler = SimulatedProfiler(ledger, model, optimizer)
-        with CudaKernels(), ledger:
-            for profiler.step in range(workload.warmup_steps + 1):
-                if profiler.step == workload.warmup_steps:
-                    ledger.flops, ledger.on_operator = 0, roofline.add
-                training_step(model, batch, optimizer, workload, profiler)
-    load, steps, timeline = _account(ledger, workload.warmup_steps, workload.measured_steps)
+    _run_steps(case, trainee.model, ledger, roofline)
+    load, steps, timeline = _account(ledger, case.workload)
     return Measurement(
-        total_parameters=_count(model),
-        backbone_parameters=backbone_parameters,
-        trainable_parameters=sum(p.numel() for p in trainable(model)),
+        total_parameters=trainee.total_parameters,
+        backbone_parameters=trainee.backbone_parameters,
+        trainable_parameters=trainee.trainable_parameters,
         load=load,
         steps=steps,
         flops_per_step=ledger.flops,
@@ -95,8 +72,27 @@ def simulate(case: Case, card: Card) -> Measurement:
     )
 
 
+def _run_steps(case: Case, model: nn.Module, ledger: Ledger, roofline: Roofline) -> None:
+    """Load, the warm-up steps, and one more; FLOPs and times are of that last one alone."""
+    workload = case.workload
+    with _no_collection(), foreach_by_default():
+        start = ledger.begin(Phase.LOAD)
+        ledger.adopt(model.parameters(), Category.PARAMETER)
+        ledger.adopt(model.buffers(), Category.BUFFER)
+        ledger.end(0, Phase.LOAD, start)
+        batch = make_batch(case, META)
+        ledger.adopt(batch.values(), Category.INPUT)
+        optimizer = make_optimizer(model, workload.optimizer)
+        profiler = SimulatedProfiler(ledger, model, optimizer)
+        with CudaKernels(), ledger:
+            for profiler.step in range(workload.warmup_steps + 1):
+                if profiler.step == workload.warmup_steps:
+                    ledger.flops, ledger.on_operator = 0, roofline.add
+                training_step(model, batch, optimizer, workload, profiler)
+
+
 def _account(
-    ledger: Ledger, warmup_steps: int, measured_steps: int
+    ledger: Ledger, workload: Workload
 ) -> tuple[PhaseMemory, tuple[dict[Phase, PhaseMemory], ...], tuple[TimelinePoint, ...]]:
     """Replay the ledger: its last step as often as steps are measured, then for its timeline."""
     accountant = Accountant(ledger, AllocatorSettings.parse(allocator_conf()))
@@ -104,13 +100,13 @@ def _account(
     load, *rest = windows
     load_memory = accountant.replay(load)
     for window in rest:
-        if window.step < warmup_steps:
+        if window.step < workload.warmup_steps:
             accountant.replay(window)
-    steady = [window for window in rest if window.step == warmup_steps]
+    steady = [window for window in rest if window.step == workload.warmup_steps]
     _check_repeatable(ledger, steady)
     steps = tuple(
         {window.phase: accountant.replay(window) for window in steady}
-        for _ in range(measured_steps)
+        for _ in range(workload.measured_steps)
     )
     return load_memory, steps, tuple(accountant.timeline(steady))
 
@@ -142,10 +138,6 @@ def _check_repeatable(ledger: Ledger, steady: list[Window]) -> None:
     if open_storages:
         left = ", ".join(sorted({ledger.operators[index] for index in open_storages}))
         raise RuntimeError(f"the steady step leaves results behind of: {left}")
-
-
-def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @contextmanager

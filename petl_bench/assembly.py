@@ -1,0 +1,52 @@
+"""A case made real: the model that trains, and its batch."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from petl_bench import registry
+from petl_bench.backbones import FAMILIES
+from petl_bench.case import Case
+from petl_bench.method_spec import validated_config
+from petl_bench.training import trainable
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A backbone with a method attached, in training mode."""
+
+    model: nn.Module
+    backbone_parameters: int  # before the method added any
+
+    @property
+    def total_parameters(self) -> int:
+        """Parameters of the module that trains, frozen and added ones included."""
+        return _count(self.model)
+
+    @property
+    def trainable_parameters(self) -> int:
+        """Parameters that train."""
+        return sum(parameter.numel() for parameter in trainable(self.model))
+
+
+def assemble(case: Case, device: torch.device) -> Trainee:
+    """The case's backbone with random weights on `device`, its method attached."""
+    family = FAMILIES[case.backbone.family]
+    method = registry.get(case.method.name)
+    config = validated_config(method, case.method.config)
+    with device:
+        backbone = family.build(case.backbone)
+        backbone_parameters = _count(backbone)
+        model = method.attach(backbone, family.ports(backbone, case.backbone), config)
+    model.train()
+    return Trainee(model, backbone_parameters)
+
+
+def make_batch(case: Case, device: torch.device) -> dict[str, torch.Tensor]:
+    """A training batch of the workload's shape on `device`."""
+    return FAMILIES[case.backbone.family].batch(case.backbone, case.workload, device)
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -29,11 +29,12 @@ def measured_environment() -> Environment:
     import pynvml  # noqa: PLC0415 - only where there is a driver
     import torch  # noqa: PLC0415 - the parent builds simulated environments without torch
 
-    pynvml.nvmlInit()
     try:
+        pynvml.nvmlInit()
         driver = pynvml.nvmlSystemGetDriverVersion()
-    finally:
         pynvml.nvmlShutdown()
+    except pynvml.NVMLError:  # CUDA without NVML: WSL, some containers
+        driver = None
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     return _environment(
         device=properties.name,

@@ -107,7 +107,9 @@ class Measurement(Frozen):
     trainable_parameters: int
     load: PhaseMemory
     # One entry a measured step, with every phase that the step has.
-    steps: Annotated[tuple[dict[Phase, PhaseMemory], ...], Field(min_length=1)]
+    steps: Annotated[
+        tuple[Annotated[dict[Phase, PhaseMemory], Field(min_length=1)], ...], Field(min_length=1)
+    ]
     flops_per_step: int | None = None  # forward and backward
     # Seconds by CUDA events, from a pass without a profiler.
     step_times_s: tuple[Annotated[float, Field(gt=0)], ...] | None = None
@@ -188,13 +190,15 @@ class Record(Frozen):
         return self
 
 
-def load_record(data: dict[str, Any]) -> Record:
+def load_record(data: Any) -> Record:
     """The record in `data`, migrated from older schema versions.
 
     Raises:
         ValueError: not a record, or one of a newer schema.
     """
+    if not isinstance(data, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - a line of a file, not an argument
     version = data.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION or version < 1:
+    if type(version) is not int or version > SCHEMA_VERSION or version < 1:
         raise ValueError(f"schema_version {version!r} is not supported (newest: {SCHEMA_VERSION})")
     return Record.model_validate(data)

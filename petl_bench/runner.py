@@ -56,6 +56,7 @@ class Worker:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
         self._environment: Environment | None = None
+        self._said_before = 0
 
     def __enter__(self) -> Self:
         return self
@@ -95,6 +96,8 @@ class Worker:
         """
         assert self.environment is not None
         assert self._process.stdin is not None
+        # What it said of earlier cases does not explain how this one ends.
+        self._said_before = os.fstat(self._stderr.fileno()).st_size
         try:
             self._process.stdin.write(task.model_dump_json() + "\n")
             self._process.stdin.flush()
@@ -123,7 +126,7 @@ class Worker:
     def _why(self) -> str:
         code = self._process.wait()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
-        self._stderr.seek(0)
+        self._stderr.seek(self._said_before)
         said = self._stderr.read().decode(errors="replace").strip().splitlines()
         return f"the worker {how}" + (f": {said[-1].strip()}" if said else "")
 

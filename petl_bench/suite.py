@@ -59,13 +59,14 @@ class Suite:
         if choices[0][1].name != BASELINE_METHOD:
             choices = [*method_spec.parse_specs(BASELINE_METHOD), *choices]
         cells: dict[str, PlannedCase] = {}
-        for backbone, workload in itertools.product(self._backbones(), self._workloads()):
+        for backbone, workload in itertools.product(self.backbones(), self.workloads()):
             for label, method in choices:
                 case = Case(backbone=backbone, method=method, workload=workload)
                 cells.setdefault(case.case_id, PlannedCase(label=label, case=case))
         return list(cells.values())
 
-    def _backbones(self) -> list[Backbone]:
+    def backbones(self) -> list[Backbone]:
+        """The backbone axes' cells, in the order written."""
         axes = {"name": ["t5-base"], **self.backbone}
         return [
             backbones.find(
@@ -76,7 +77,8 @@ class Suite:
             for cell in _product(axes)
         ]
 
-    def _workloads(self) -> list[Workload]:
+    def workloads(self) -> list[Workload]:
+        """The workload axes' cells, in the order written."""
         return [_workload(cell) for cell in _product(self.workload)]
 
 
@@ -84,7 +86,7 @@ def load_suite(path: Path) -> Suite:
     """The suite in the TOML file `path`.
 
     Raises:
-        UsageError: unreadable, not TOML, or a key that a suite does not have.
+        UsageError: unreadable, not TOML, or a key or value that a suite does not have.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -101,13 +103,24 @@ def load_suite(path: Path) -> Suite:
 def _parse_suite(document: Mapping[str, Any]) -> Suite:
     _check_keys("suite", document, ("methods", "backbone", "workload"))
     methods = document.get("methods", [])
+    if "methods" in document and methods == []:
+        raise UsageError("methods: no value given; leave the line out for all of them")
     if not isinstance(methods, list) or not all(isinstance(m, str) for m in methods):
         raise UsageError('methods must be a list of strings, such as ["lst", "lora[r=8]"]')
-    return Suite(
+    suite = Suite(
         methods=methods,
         backbone=_axes(document, "backbone", _BACKBONE_FIELDS),
         workload=_axes(document, "workload", tuple(Workload.model_fields)),
     )
+    # Values, too, are checked here, where the file and the table can be named.
+    if methods:
+        method_spec.parse_specs(",".join(methods))
+    for table, cells in (("backbone", suite.backbones), ("workload", suite.workloads)):
+        try:
+            cells()
+        except UsageError as error:
+            raise UsageError(f"[{table}] {error}") from None
+    return suite
 
 
 def _axes(document: Mapping[str, Any], table: str, fields: Sequence[str]) -> dict[str, list[Any]]:

@@ -7,6 +7,7 @@ cases; a measuring one is asked once and thrown away.
 
 import os
 import sys
+import threading
 import time
 import traceback
 from typing import IO, Any
@@ -18,6 +19,8 @@ from petl_bench.environment import measured_environment, simulated_environment
 from petl_bench.errors import OutOfMemoryError
 from petl_bench.method_spec import validated_config
 from petl_bench.record import Environment, Measurement, Origin, Record, Status
+
+PARENT_CHECK_S = 1.0
 
 
 class Task(Frozen):
@@ -99,6 +102,18 @@ def _warm_up() -> None:
     import transformers  # noqa: F401, PLC0415
 
 
+def _end_with_parent() -> None:
+    """Leave when the parent dies, however long the case under way would go on."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _send(answers: IO[str], document: str) -> None:
     answers.write(document + "\n")
     answers.flush()
@@ -109,6 +124,7 @@ def main() -> None:
     origin, card_name = Origin(sys.argv[1]), sys.argv[2]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # anything printed from here on goes to stderr
+    _end_with_parent()
     try:
         serve(origin, card_name, sys.stdin, answers)
     except (BrokenPipeError, KeyboardInterrupt):

@@ -49,7 +49,7 @@ def find(
 def _from_folder(folder: Path, dtype: DType, attention: Attention) -> Backbone:
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
         model_type = config["model_type"]
     except OSError as error:
         raise UsageError(f"backbone: cannot read {path}: {error.strerror}") from None
@@ -57,7 +57,7 @@ def _from_folder(folder: Path, dtype: DType, attention: Attention) -> Backbone:
         raise UsageError(
             f"backbone: {path} is not a transformers config with a model_type"
         ) from None
-    family = FAMILIES.get(model_type)
+    family = FAMILIES.get(str(model_type))
     if family is None:
         known = ", ".join(FAMILIES)
         raise UsageError(f"backbone: {path} has model_type {model_type!r}; known are: {known}")

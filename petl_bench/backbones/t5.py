@@ -7,6 +7,7 @@ Legend: B batch, S source tokens, T target tokens, D hidden size, d thin hidden 
 """
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -79,8 +80,14 @@ def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
         whole = isinstance(default, int) and not isinstance(default, bool)
         if (whole or key == "num_decoder_layers") and (type(value) is not int or value < 1):
             raise ValueError(f"{key} must be a positive whole number (got {value!r})")
-    if not isinstance(shape["feed_forward_proj"], str):
-        raise TypeError(f"feed_forward_proj must be a string (got {shape['feed_forward_proj']!r})")
+    dropout, projection = shape["dropout_rate"], shape["feed_forward_proj"]
+    if type(dropout) not in {int, float} or not 0 <= dropout < 1:
+        raise ValueError(f"dropout_rate must be a number from 0 to below 1 (got {dropout!r})")
+    if not isinstance(projection, str) or not re.fullmatch(r"(gated-)?\w+", projection):
+        raise ValueError(f"feed_forward_proj must be NAME or gated-NAME (got {projection!r})")
+    if not isinstance(shape["tie_word_embeddings"], bool):
+        tied = shape["tie_word_embeddings"]
+        raise TypeError(f"tie_word_embeddings must be true or false (got {tied!r})")
     return shape
 
 

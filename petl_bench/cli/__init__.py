@@ -35,11 +35,6 @@ def main() -> None:
         app()
     except UsageError as error:
         _leave(f"error: {error}", 2)
-    except KeyboardInterrupt:
-        _leave("stopped; the same command goes on where it left off", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left
-        sys.exit(1)
     except Exception as error:
         if os.environ.get("PETL_BENCH_DEBUG"):
             raise

@@ -13,6 +13,7 @@ def methods(
 ) -> None:
     """List the fine-tuning methods, or one method's fields, source and defaults."""
     from rich.console import Console
+    from rich.markup import escape
 
     from petl_bench import registry
 
@@ -20,7 +21,7 @@ def methods(
         table = _table("method", "title", "source")
         for known in registry.names():
             method = registry.get(known)
-            table.add_row(known, method.title, method.source)
+            table.add_row(known, escape(method.title), escape(method.source))
         Console().print(table)
         return
     method = registry.get(name)
@@ -31,9 +32,8 @@ def methods(
     for field, info in method.config.model_fields.items():
         kind = getattr(info.annotation, "__name__", None)
         text = kind if kind and "[" not in str(info.annotation) else str(info.annotation)
-        table.add_row(
-            field, text.replace("typing.", ""), _default(info.default), info.description or ""
-        )
+        cells = field, text.replace("typing.", ""), _default(info.default), info.description or ""
+        table.add_row(*map(escape, cells))
     if method.config.model_fields:
         console.print(table)
         first = next(iter(method.config.model_fields))

@@ -46,7 +46,8 @@ def run(  # noqa: PLR0917 - one parameter an option
         typer.Option(help="cuda measures, simulated predicts; auto measures where there is CUDA."),
     ] = "auto",
     gpu: Annotated[
-        str | None, _option("The card to simulate: t4, a6000, a100-40gb, h100, ...", "a100-80gb")
+        str | None,
+        _option("The card to simulate: t4, a6000, a100-40gb, a100-80gb or h100.", "a100-80gb"),
     ] = None,
     suite: SuiteFile = None,
     out: Annotated[
@@ -153,7 +154,7 @@ def _run_plan(runner: Any, plan: "list[PlannedCase]", store: Any) -> "list[Recor
 
     records: list[Record] = []
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),  # lora[r=8] is no markup
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -166,7 +167,12 @@ def _run_plan(runner: Any, plan: "list[PlannedCase]", store: Any) -> "list[Recor
             backbone = planned.case.backbone.name
             bar.update(task, description=f"{backbone} {planned.label}", completed=done)
 
-        records.extend(runner.run(plan, store, progress))
+        try:
+            records.extend(runner.run(plan, store, progress))
+        except KeyboardInterrupt:
+            bar.stop()
+            print("stopped; the same command goes on where it left off", file=sys.stderr)
+            raise typer.Exit(130) from None
     return records
 
 

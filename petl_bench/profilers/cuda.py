@@ -74,7 +74,8 @@ def measure(case: Case) -> Measurement:
 
 
 def _measure(case: Case) -> Measurement:
-    device = torch.device("cuda", torch.cuda.current_device())
+    device = _device()
+    torch.cuda.synchronize()  # makes the context, which is nobody's tensor
     context_bytes = device_used_bytes(device)
     trainee, load = _load(case, device)
     model, batch = trainee.model, make_batch(case, device)
@@ -100,6 +101,10 @@ def _measure(case: Case) -> Measurement:
         device_used_bytes=used_bytes,
         context_bytes=context_bytes,
     )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device())
 
 
 def _load(case: Case, device: torch.device) -> tuple[Trainee, PhaseMemory]:
@@ -152,7 +157,10 @@ def _time_steps(
 
 def device_used_bytes(device: torch.device) -> int | None:
     """NVML's memory of this process on `device`; None where NVML does not tell processes apart."""
-    pynvml.nvmlInit()
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
     try:
         uuid = torch.cuda.get_device_properties(device).uuid
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")

@@ -61,9 +61,11 @@ class Ledger(TorchDispatchMode):
         self.sizes: list[int] = []
         self.categories: list[Category] = []
         self.operators: list[str] = []
+        self.sites: list[int] = []  # what `locate` said of each storage, if it is set
         self.windows: list[Window] = []
         self.flops = 0
         self.on_operator: Callable[[Any, Sequence[Any], Any, int], None] | None = None
+        self.locate: Callable[[], int] | None = None  # asked at every allocation
         self._devices = devices
         self._cuda = cuda
         self._workspace_bytes = workspace_bytes
@@ -162,6 +164,8 @@ class Ledger(TorchDispatchMode):
         self.sizes.append(size)
         self.operators.append(operator)
         self.categories.append(category)
+        if self.locate is not None:
+            self.sites.append(self.locate())
         self.events.append(index)
         return index
 

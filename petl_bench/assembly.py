@@ -7,6 +7,7 @@ from torch import nn
 
 from petl_bench import registry
 from petl_bench.backbones import FAMILIES
+from petl_bench.backbones.ports import Ports
 from petl_bench.case import Case
 from petl_bench.method_spec import validated_config
 from petl_bench.training import trainable
@@ -17,6 +18,7 @@ class Trainee:
     """A backbone with a method attached, in training mode."""
 
     model: nn.Module
+    ports: Ports  # of the backbone
     backbone_parameters: int  # before the method added any
 
     @property
@@ -38,9 +40,10 @@ def assemble(case: Case, device: torch.device) -> Trainee:
     with device:
         backbone = family.build(case.backbone)
         backbone_parameters = _count(backbone)
-        model = method.attach(backbone, family.ports(backbone, case.backbone), config)
+        ports = family.ports(backbone, case.backbone)
+        model = method.attach(backbone, ports, config)
     model.train()
-    return Trainee(model, backbone_parameters)
+    return Trainee(model, ports, backbone_parameters)
 
 
 def make_batch(case: Case, device: torch.device) -> dict[str, torch.Tensor]:

@@ -99,6 +99,7 @@ class Stack:
     name: str
     embedding: nn.Module  # called once a forward pass; returns [B, T, D]
     layers: Sequence[nn.Module]  # each called once a forward pass; returns [B, T, D] first
+    cached: Sequence[nn.Linear]  # key and value projections whose results a cache would keep
     # A stack's worth of layers of the backbone's own kind, all widths divided by `reduction`,
     # for the kept layers; its first layer owns its relative positions.
     thin: Callable[[int, Sequence[int]], "ThinStack"]
@@ -108,6 +109,7 @@ class ThinStack(nn.Module):
     """Narrow layers of a backbone's own kind, run beside the backbone's. Families subclass it."""
 
     width: int  # D // reduction
+    cached: Sequence[nn.Linear]  # as in Stack
 
     def start(self, encoder_states_BTd: torch.Tensor | None) -> None:
         """Begin a forward pass; a decoder's layers attend to `encoder_states_BTd`."""

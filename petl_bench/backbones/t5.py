@@ -8,7 +8,7 @@ Legend: B batch, S source tokens, T target tokens, D hidden size, d thin hidden 
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -83,6 +83,7 @@ def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
     dropout, projection = shape["dropout_rate"], shape["feed_forward_proj"]
     if type(dropout) not in {int, float} or not 0 <= dropout < 1:
         raise ValueError(f"dropout_rate must be a number from 0 to below 1 (got {dropout!r})")
+    shape["dropout_rate"] = float(dropout)  # 0 and 0.0 are one network
     if not isinstance(projection, str) or not re.fullmatch(r"(gated-)?\w+", projection):
         raise ValueError(f"feed_forward_proj must be NAME or gated-NAME (got {projection!r})")
     if not isinstance(shape["tie_word_embeddings"], bool):
@@ -185,6 +186,7 @@ def _ports(model: nn.Module, backbone: Backbone) -> Ports:
                 name=name,
                 embedding=stack.embed_tokens,
                 layers=tuple(stack.block),
+                cached=_cached(stack.block) if stack.is_decoder else (),
                 thin=partial(ThinT5Stack, stack.config),
             )
             for name, stack in (("encoder", t5.encoder), ("decoder", t5.decoder))
@@ -195,6 +197,15 @@ def _ports(model: nn.Module, backbone: Backbone) -> Ports:
         logits=logits,
         loss=loss,
     )
+
+
+def _cached(blocks: Iterable[Any]) -> tuple[nn.Linear, ...]:
+    attentions = [
+        attention
+        for block in blocks
+        for attention in (block.layer[0].SelfAttention, block.layer[1].EncDecAttention)
+    ]
+    return tuple(linear for attention in attentions for linear in (attention.k, attention.v))
 
 
 def _sublayer(stack: str, index: int, layer: Any) -> Sublayer:
@@ -243,6 +254,7 @@ class ThinT5Stack(ThinStack):
                 for index in kept
             }
         )
+        self.cached = _cached(self.block.values()) if thin.is_decoder else ()
         self.final_layer_norm = T5LayerNorm(thin.d_model, eps=thin.layer_norm_epsilon)
         self.dropout = nn.Dropout(thin.dropout_rate)
         self._forget()

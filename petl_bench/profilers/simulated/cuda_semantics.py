@@ -8,10 +8,11 @@ Legend: B batch, H heads, S query length, L key length, K head size.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any
 from unittest.mock import patch
 
@@ -89,7 +90,11 @@ SCRATCH: dict[Any, Callable[[Sequence[Any]], Iterator[int]]] = {
 
 
 class CudaKernels(TorchFunctionMode):
-    """Sends dropout and attention to the operators that they are on CUDA."""
+    """Sends dropout and attention to the operators that they are on CUDA; and `others`."""
+
+    def __init__(self, others: Mapping[Any, Callable[..., Any]] = MappingProxyType({})) -> None:
+        super().__init__()
+        self._replaced = {**_REPLACED, **others}
 
     def __torch_function__(
         self,
@@ -99,7 +104,7 @@ class CudaKernels(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         del types
-        replacement = _REPLACED.get(func, func)
+        replacement = self._replaced.get(func, func)
         return replacement(*args, **(kwargs or {}))
 
 

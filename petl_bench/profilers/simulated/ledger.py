@@ -53,8 +53,12 @@ class Ledger(TorchDispatchMode):
         *,
         cuda: bool = True,
         workspace_bytes: int = 0,
+        sums_in_place: bool = True,
     ) -> None:
-        """`cuda=False` leaves out what only CUDA's kernels allocate, to compare with a CPU run."""
+        """`cuda=False` leaves out what only CUDA's kernels allocate, to compare with a CPU run.
+
+        `sums_in_place=False` sums gradients as autograd did before torch 1.12.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
         cuda_semantics.last_reference()  # it runs a backward pass, so not from inside one
         self.events: list[int] = []
@@ -69,6 +73,7 @@ class Ledger(TorchDispatchMode):
         self._devices = devices
         self._cuda = cuda
         self._workspace_bytes = workspace_bytes
+        self._sums_in_place = sums_in_place
         self._workspaces: set[bool] = set()  # threads that have one: forward's, backward's
         self._live: dict[int, _StorageRef] = {}
         self._in_backward = False
@@ -119,9 +124,9 @@ class Ledger(TorchDispatchMode):
             # A question about a value (`if mask.all()`): nothing here has values. False or zero
             # says that there is padding and that nothing overflowed, as in our own batches.
             return False if args[0].dtype is torch.bool else 0
-        if self._in_backward and func is aten.add.Tensor and cuda_semantics.adds_in_place(args):
+        if self._in_backward and func is aten.add.Tensor and self._sums_in_place:
             # A dispatch mode makes autograd sum gradients out of place; without one it does not.
-            func = aten.add_.Tensor
+            func = aten.add_.Tensor if cuda_semantics.adds_in_place(args) else func
         if self._workspace_bytes and func in cuda_semantics.GEMMS:
             self._make_workspace()
         out = func(*args, **kwargs)

@@ -2,18 +2,17 @@
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
 
-from petl_bench.assembly import assemble, make_batch
+from petl_bench.assembly import Trainee, assemble, make_batch
 from petl_bench.cards import Card
 from petl_bench.case import Case, Workload
 from petl_bench.environment import allocator_conf
 from petl_bench.profilers.simulated.accounting import Accountant
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
-from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
+from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
 from petl_bench.profilers.simulated.roofline import Roofline
 from petl_bench.record import Category, Measurement, Phase, PhaseMemory, TimelinePoint
@@ -25,23 +24,28 @@ META = torch.device("meta")
 class SimulatedProfiler:
     """Marks phases in a ledger and says what its storages are for as soon as that is known."""
 
-    def __init__(self, ledger: Ledger, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, ledger: Ledger, trainee: Trainee, optimizer: torch.optim.Optimizer, era: Era
+    ) -> None:
         self._ledger = ledger
-        self._model = model
+        self._trainee = trainee
         self._optimizer = optimizer
+        self._era = era
         self.step = 0
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
         """Everything that runs inside belongs to `phase` of the current step."""
         start = self._ledger.begin(phase)
-        yield
+        forward = phase is Phase.FORWARD
+        with self._era.forward_pass(self._trainee) if forward else nullcontext():
+            yield
         self._ledger.end(self.step, phase, start)
         if phase is Phase.FORWARD:
             # The step keeps nothing but the loss, so what is left is what backward will need.
             self._ledger.relabel_live(Category.TEMPORARY, Category.ACTIVATION)
         elif phase is Phase.BACKWARD:
-            grads = (p.grad for p in trainable(self._model) if p.grad is not None)
+            grads = (p.grad for p in trainable(self._trainee.model) if p.grad is not None)
             self._ledger.label(grads, Category.GRADIENT)
         elif phase is Phase.OPTIMIZER_STEP:
             states = self._optimizer.state.values()
@@ -49,16 +53,19 @@ class SimulatedProfiler:
             self._ledger.label(tensors, Category.OPTIMIZER_STATE)
 
 
-def simulate(case: Case, card: Card) -> Measurement:
-    """What `card` would need for `case`, to the byte.
+def simulate(case: Case, card: Card, era: Era = ERAS[None]) -> Measurement:
+    """What `card` would need for `case`, to the byte, with the ways of `era`.
 
     The warm-up steps and one more are run on tensors without data; since that step then repeats
     itself exactly, further ones are replayed.
     """
     trainee = assemble(case, META)
     roofline = Roofline(card)
-    ledger = Ledger(workspace_bytes=card.cublas_workspace_bytes)
-    _run_steps(case, trainee.model, ledger, roofline)
+    ledger = Ledger(
+        workspace_bytes=card.cublas_workspace_bytes if era.allocates_workspaces else 0,
+        sums_in_place=era.sums_in_place,
+    )
+    _run_steps(case, trainee, ledger, roofline, era)
     load, steps, timeline = _account(ledger, case.workload)
     return Measurement(
         total_parameters=trainee.total_parameters,
@@ -72,10 +79,10 @@ def simulate(case: Case, card: Card) -> Measurement:
     )
 
 
-def _run_steps(case: Case, model: nn.Module, ledger: Ledger, roofline: Roofline) -> None:
+def _run_steps(case: Case, trainee: Trainee, ledger: Ledger, roofline: Roofline, era: Era) -> None:
     """Load, the warm-up steps, and one more; FLOPs and times are of that last one alone."""
-    workload = case.workload
-    with _no_collection(), foreach_by_default():
+    model, workload = trainee.model, case.workload
+    with _no_collection(), era.optimizer_defaults():
         start = ledger.begin(Phase.LOAD)
         ledger.adopt(model.parameters(), Category.PARAMETER)
         ledger.adopt(model.buffers(), Category.BUFFER)
@@ -83,8 +90,9 @@ def _run_steps(case: Case, model: nn.Module, ledger: Ledger, roofline: Roofline)
         batch = make_batch(case, META)
         ledger.adopt(batch.values(), Category.INPUT)
         optimizer = make_optimizer(model, workload.optimizer)
-        profiler = SimulatedProfiler(ledger, model, optimizer)
-        with CudaKernels(), ledger:
+        era.prepare(optimizer)
+        profiler = SimulatedProfiler(ledger, trainee, optimizer, era)
+        with era.kernels(), ledger:
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add

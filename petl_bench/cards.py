@@ -22,6 +22,7 @@ class Card:
     fp32_flops_per_s: float
     half_flops_per_s: float  # bf16 and fp16 on tensor cores, fp32 accumulation, no sparsity
     bandwidth_bytes_per_s: float
+    device_names: tuple[str, ...] = ()  # torch's names of devices that it stands for, less the make
 
     @property
     def cublas_workspace_bytes(self) -> int:
@@ -46,6 +47,7 @@ CARDS = {
             fp32_flops_per_s=8.1e12,
             half_flops_per_s=65e12,
             bandwidth_bytes_per_s=320e9,
+            device_names=("T4",),
         ),
         Card(
             name="a6000",
@@ -55,6 +57,7 @@ CARDS = {
             fp32_flops_per_s=38.7e12,
             half_flops_per_s=154.8e12,
             bandwidth_bytes_per_s=768e9,
+            device_names=("RTX A6000",),
         ),
         Card(
             name="a100-40gb",
@@ -64,6 +67,7 @@ CARDS = {
             fp32_flops_per_s=19.5e12,
             half_flops_per_s=312e12,
             bandwidth_bytes_per_s=1555e9,
+            device_names=("A100-SXM4-40GB", "A100-PCIE-40GB"),
         ),
         Card(
             name="a100-80gb",
@@ -73,6 +77,7 @@ CARDS = {
             fp32_flops_per_s=19.5e12,
             half_flops_per_s=312e12,
             bandwidth_bytes_per_s=2039e9,
+            device_names=("A100-SXM4-80GB", "A100-SXM-80GB", "A100 80GB PCIe"),
         ),
         Card(
             name="h100",
@@ -82,6 +87,17 @@ CARDS = {
             fp32_flops_per_s=66.9e12,
             half_flops_per_s=989e12,
             bandwidth_bytes_per_s=3350e9,
+            device_names=("H100 80GB HBM3", "H100 PCIe"),
+        ),
+        Card(
+            name="h200",
+            title="H200 SXM 141GB",
+            memory_bytes=141 * GIB,
+            compute_capability=(9, 0),
+            fp32_flops_per_s=66.9e12,
+            half_flops_per_s=989e12,
+            bandwidth_bytes_per_s=4800e9,
+            device_names=("H200", "H200 NVL"),
         ),
     )
 }
@@ -99,3 +115,21 @@ def find(name: str) -> Card:
     near = difflib.get_close_matches(name, CARDS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(CARDS)}"
     raise UsageError(f"gpu: no card {name!r}; {hint}")
+
+
+def of_device(device: str) -> Card:
+    """The card that stands for what torch calls `device`, such as "NVIDIA H100 80GB HBM3".
+
+    Its memory and architecture are the device's. PCIe versions run at lower clocks, which moves
+    the roofline but no byte. A part of a card (MIG) is no card.
+
+    Raises:
+        UsageError: no card is known to be that device.
+    """
+    name = device.removeprefix("NVIDIA ").removeprefix("Tesla ")
+    for card in CARDS.values():
+        if name in card.device_names:
+            return card
+    raise UsageError(
+        f"device: no card is known for {device!r}; name one with --gpu: {', '.join(CARDS)}"
+    )

@@ -19,9 +19,9 @@ def allocator_conf() -> str:
     return next((os.environ[name] for name in ALLOCATOR_VARIABLES if os.environ.get(name)), "")
 
 
-def simulated_environment(card: Card) -> Environment:
-    """This machine, standing for `card`."""
-    return _environment(device=card.name, device_total_bytes=card.memory_bytes)
+def simulated_environment(card: Card, emulates: str | None = None) -> Environment:
+    """This machine, standing for `card` in the era of PyTorch called `emulates`."""
+    return _environment(device=card.name, device_total_bytes=card.memory_bytes, emulates=emulates)
 
 
 def measured_environment() -> Environment:
@@ -50,6 +50,7 @@ def _environment(
     device_total_bytes: int,
     cuda: str | None = None,
     driver: str | None = None,
+    emulates: str | None = None,
 ) -> Environment:
     commit, dirty = _revision()
     return Environment(
@@ -66,6 +67,7 @@ def _environment(
         allocator_settings=allocator_conf(),
         commit=commit,
         dirty=dirty,
+        emulates=emulates,
     )
 
 

@@ -155,6 +155,12 @@ class Environment(Frozen):
     allocator_settings: str = ""  # PYTORCH_CUDA_ALLOC_CONF / PYTORCH_ALLOC_CONF
     commit: str | None = None
     dirty: bool | None = None
+    emulates: str | None = None  # the era of PyTorch that a simulation stands for; None: today's
+
+    @property
+    def place(self) -> str:
+        """The device, and the era where it is not today's."""
+        return f"{self.device}, as {self.emulates}" if self.emulates else self.device
 
 
 class Record(Frozen):

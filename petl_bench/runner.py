@@ -38,7 +38,7 @@ class WorkerDiedError(RuntimeError):
 class Worker:
     """One worker process, greeted."""
 
-    def __init__(self, origin: Origin, card: Card) -> None:
+    def __init__(self, origin: Origin, card: Card, emulates: str | None = None) -> None:
         """Start it; its greeting is awaited when it is first needed.
 
         `-P` keeps the current folder off its import path, so that a user's own `methods.py` or
@@ -46,8 +46,9 @@ class Worker:
         """
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         debugging = bool(os.environ.get("PETL_BENCH_DEBUG"))
+        place = [origin.value, card.name, *([emulates] if emulates else [])]
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-P", "-m", "petl_bench.worker", origin.value, card.name],
+            [sys.executable, "-P", "-m", "petl_bench.worker", *place],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if debugging else self._stderr,
@@ -137,6 +138,7 @@ class Runner:
 
     origin: Origin
     card: Card  # the one to simulate; where it is measured, the device says its own name
+    emulates: str | None = None  # the era of PyTorch to simulate; None: today's
 
     def run(
         self, plan: Sequence[PlannedCase], store: Store, progress: Progress
@@ -150,20 +152,23 @@ class Runner:
             worker: Worker | None = None
             environment: Environment | None = None
             if self.origin is Origin.SIMULATED:
-                environment = simulated_environment(self.card)
+                environment = simulated_environment(self.card, self.emulates)
             for done, planned in enumerate(plan):
                 progress(planned, done)
                 if environment is None:
-                    worker = workers.enter_context(Worker(self.origin, self.card))
+                    worker = workers.enter_context(self._worker())
                     environment = _greeting(worker)
                 sha256 = registry.source_sha256(registry.get(planned.case.method.name))
                 expected = Expected(planned.case.case_id, self.origin, environment, sha256)
                 record = store.finished(expected)
                 if record is None:
-                    worker = worker or workers.enter_context(Worker(self.origin, self.card))
+                    worker = worker or workers.enter_context(self._worker())
                     record, worker = self._run_case(worker, planned, expected)
                     store.append(record)
                 yield record
+
+    def _worker(self) -> Worker:
+        return Worker(self.origin, self.card, self.emulates)
 
     def _run_case(
         self, worker: Worker, planned: PlannedCase, expected: Expected

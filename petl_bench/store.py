@@ -91,7 +91,7 @@ def latest(records: list[Record]) -> list[Record]:
     """One record a case, origin and device: the last one written, at its first one's place."""
     newest: dict[tuple[str, Origin, str], Record] = {}
     for record in records:
-        newest[record.case_id, record.origin, record.environment.device] = record
+        newest[record.case_id, record.origin, record.environment.place] = record
     return list(newest.values())
 
 

@@ -45,7 +45,7 @@ class Group:
     """Records of one backbone and workload, from one origin and device."""
 
     origin: Origin
-    device: str
+    device: str  # and the era that it stands for
     backbone: Backbone
     workload: Workload
     records: tuple[Record, ...]
@@ -95,7 +95,7 @@ def groups(records: Iterable[Record]) -> list[Group]:
     return [
         Group(
             origin=first.origin,
-            device=first.environment.device,
+            device=first.environment.place,
             backbone=first.case.backbone,
             workload=first.case.workload,
             records=tuple(found),
@@ -107,7 +107,7 @@ def groups(records: Iterable[Record]) -> list[Group]:
 
 def _group_key(record: Record) -> str:
     question = record.case.model_dump(mode="json", include={"backbone", "workload"})
-    return json.dumps([record.origin, record.environment.device, question], sort_keys=True)
+    return json.dumps([record.origin, record.environment.place, question], sort_keys=True)
 
 
 def _is_baseline(record: Record) -> bool:
@@ -199,7 +199,7 @@ _COLUMNS: dict[str, tuple[str, Callable[[_Row], Value]]] = {
     "target_length_tokens": ("Int64", lambda row: row.record.case.workload.target_length_tokens),
     "optimizer": ("string", lambda row: row.record.case.workload.optimizer.value),
     "origin": ("string", lambda row: row.record.origin.value),
-    "device": ("string", lambda row: row.record.environment.device),
+    "device": ("string", lambda row: row.record.environment.place),
     "status": ("string", lambda row: row.record.status.value),
     "reason": ("string", lambda row: row.record.reason),
     "requested_bytes": ("Int64", lambda row: row.record.requested_bytes),

@@ -30,13 +30,15 @@ class Task(Frozen):
     label: str
 
 
-def serve(origin: Origin, card_name: str, tasks: IO[str], answers: IO[str]) -> None:
+def serve(
+    origin: Origin, card_name: str, tasks: IO[str], answers: IO[str], emulates: str | None = None
+) -> None:
     """Answer tasks until there are no more."""
     card = cards.find(card_name)
     if origin is Origin.MEASURED:
         environment = measured_environment()
     else:
-        environment = simulated_environment(card)
+        environment = simulated_environment(card, emulates)
     _send(answers, environment.model_dump_json())
     _warm_up()
     for line in tasks:
@@ -50,7 +52,10 @@ def run_task(task: Task, origin: Origin, card: cards.Card, environment: Environm
     case = task.case
     outcome: dict[str, Any]
     try:
-        outcome = _skip(case) or {"status": Status.OK, "measurement": _measure(case, origin, card)}
+        outcome = _skip(case) or {
+            "status": Status.OK,
+            "measurement": _measure(case, origin, card, environment.emulates),
+        }
     except Exception as error:  # noqa: BLE001 - a case that fails is a result, told by its record
         outcome = _failure(error)
     return Record(
@@ -73,14 +78,15 @@ def _skip(case: Case) -> dict[str, Any] | None:
     return {"status": Status.SKIPPED, "reason": reason} if reason else None
 
 
-def _measure(case: Case, origin: Origin, card: cards.Card) -> Measurement:
+def _measure(case: Case, origin: Origin, card: cards.Card, emulates: str | None) -> Measurement:
     if origin is Origin.MEASURED:
         from petl_bench.profilers.cuda import measure  # noqa: PLC0415 - needs NVML
 
         return measure(case)
-    from petl_bench.profilers.simulated.profiler import simulate  # noqa: PLC0415 - not where measured
+    from petl_bench.profilers.simulated.era import ERAS  # noqa: PLC0415 - not where measured
+    from petl_bench.profilers.simulated.profiler import simulate  # noqa: PLC0415 - likewise
 
-    return simulate(case, card)
+    return simulate(case, card, ERAS[emulates])
 
 
 def _failure(error: Exception) -> dict[str, Any]:
@@ -120,13 +126,13 @@ def _send(answers: IO[str], document: str) -> None:
 
 
 def main() -> None:
-    """Entry point: `python -m petl_bench.worker ORIGIN CARD`."""
-    origin, card_name = Origin(sys.argv[1]), sys.argv[2]
+    """Entry point: `python -m petl_bench.worker ORIGIN CARD [ERA]`."""
+    origin, card_name, *eras = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # anything printed from here on goes to stderr
     _end_with_parent()
     try:
-        serve(origin, card_name, sys.stdin, answers)
+        serve(Origin(origin), card_name, sys.stdin, answers, *eras)
     except (BrokenPipeError, KeyboardInterrupt):
         os._exit(1)  # the parent is gone or stopping: nobody reads what we would say
 

@@ -49,6 +49,9 @@ def run(  # noqa: PLR0917 - one parameter an option
         str | None,
         _option("The card to simulate: t4, a6000, a100-40gb, a100-80gb or h100.", "a100-80gb"),
     ] = None,
+    emulate: Annotated[
+        str | None, _option("An era of PyTorch to simulate, as papers ran it: torch-1.10.", "none")
+    ] = None,
     suite: SuiteFile = None,
     out: Annotated[
         Path | None,
@@ -63,14 +66,18 @@ def run(  # noqa: PLR0917 - one parameter an option
 ) -> None:
     """Measure or simulate fine-tuning methods; table, figures and report."""
     from petl_bench import cards
+    from petl_bench.eras import ERAS
     from petl_bench.errors import UsageError
     from petl_bench.runner import Runner
     from petl_bench.store import Store
 
     card = cards.find(gpu or cards.DEFAULT_CARD)
     origin = _origin(profiler)
-    if gpu and origin == "measured":
-        raise UsageError("gpu: names the card to simulate; add --profiler simulated")
+    if emulate is not None and emulate not in ERAS:
+        raise UsageError(f"emulate: {emulate!r} is not one of {', '.join(ERAS)}")
+    for name, value in (("gpu", gpu), ("emulate", emulate)):
+        if value and origin == "measured":
+            raise UsageError(f"{name}: is for simulations; add --profiler simulated")
     grid = _grid(
         suite,
         methods,
@@ -83,9 +90,9 @@ def run(  # noqa: PLR0917 - one parameter an option
         },
     )
     plan = grid.plan()
-    folder = out or Path("runs") / _run_name(plan, origin, card)
+    folder = out or Path("runs") / _run_name(plan, origin, card, emulate)
     store = Store(folder)
-    records = _run_plan(Runner(origin=origin, card=card), plan, store)
+    records = _run_plan(Runner(origin=origin, card=card, emulates=emulate), plan, store)
     if as_json:
         for record in records:
             sys.stdout.write(record.model_dump_json() + "\n")
@@ -138,11 +145,13 @@ def _given(values: dict[str, Any]) -> dict[str, list[Any]]:
     return {key: [value] for key, value in values.items() if value is not None}
 
 
-def _run_name(plan: "list[PlannedCase]", origin: "Origin", card: "Card") -> str:
+def _run_name(
+    plan: "list[PlannedCase]", origin: "Origin", card: "Card", emulate: str | None
+) -> str:
     """A name that the same request gets again, so that it resumes."""
     import hashlib
 
-    place = card.name if origin == "simulated" else "cuda"
+    place = "-".join(filter(None, [card.name, emulate])) if origin == "simulated" else "cuda"
     ids = [planned.case.case_id for planned in plan]
     digest = hashlib.sha256("\n".join([origin.value, place, *ids]).encode()).hexdigest()
     return f"{plan[0].case.backbone.name}-{place}-{digest[:8]}"

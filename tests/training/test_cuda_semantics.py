@@ -165,3 +165,94 @@ def test_a_question_about_a_value_is_answered_with_no():
     with Ledger():
         assert not bool(meta(3, dtype=torch.bool).all())
         assert meta(1).item() == 0
+
+
+def heads(*shape, dtype=torch.bfloat16):
+    return meta(*shape, dtype=dtype, grad=True)
+
+
+def run_attention(capability=(8, 0), *, backward=False, **options):
+    """Operators and bytes of one unmasked call on [2, 4, 160, head] in bf16."""
+    head, key_heads = options.pop("head", 64), options.pop("key_heads", 4)
+    dtype = options.pop("dtype", torch.bfloat16)
+    query = heads(2, 4, 160, head, dtype=dtype)
+    key, value = (heads(2, key_heads, 160, head, dtype=dtype) for _ in range(2))
+    ledger = Ledger()
+    ledger.adopt([query, key, value], Category.INPUT)
+    with CudaKernels(capability), ledger:
+        out = F.scaled_dot_product_attention(query, key, value, **options)
+        assert out.shape == (2, 4, 160, head)
+        if backward:
+            out.sum().backward()
+    return made(ledger)[3:]
+
+
+@pytest.mark.parametrize(
+    ("options", "kernel"),
+    [
+        ({}, "flash"),
+        ({"is_causal": True}, "flash"),
+        ({"key_heads": 2, "enable_gqa": True}, "flash"),
+        ({"head": 512}, "efficient"),
+        ({"dtype": torch.float32}, "efficient"),
+        ({"capability": (7, 5)}, "softmax"),  # Turing has no bf16
+        ({"capability": (7, 5), "dtype": torch.float16}, "efficient"),
+        ({"attn_mask": meta(160, 160, dtype=torch.bool)}, "efficient"),
+        ({"dtype": torch.float32, "head": 6, "is_causal": True}, "softmax"),
+    ],
+)
+def test_attention_takes_the_first_kernel_that_can(options, kernel):
+    """sdp_utils.cpp, select_sdp_backend: flash, memory-efficient, math."""
+    assert any(kernel in name for name, _ in run_attention(**options))
+
+
+def test_flash_keeps_its_output_and_a_log_sum_exp():
+    """flash_api.cpp, mha_fwd: out, softmax_lse [B, H, S] in fp32 and the random state."""
+    sizes = dict.fromkeys(size for _, size in run_attention())
+    assert list(sizes)[:2] == [2 * 4 * 160 * 64 * 2, 2 * 4 * 160 * 4]
+
+
+def test_flash_backward_accumulates_the_query_gradient_in_fp32():
+    """flash_api.cpp, mha_bwd: softmax_d and dq_accum, with queries rounded up to 128."""
+    calls = run_attention(backward=True, head=96)
+    sizes = [size for name, size in calls if "flash_attention_backward" in name]
+    assert sizes[-2:] == [2 * 4 * 256 * 4, 2 * 256 * 4 * 96 * 4]
+
+
+def test_flash_backward_expands_grouped_heads():
+    """flash_api.cpp, mha_bwd: dk_expanded and dv_expanded."""
+    calls = run_attention(backward=True, key_heads=2, enable_gqa=True)
+    sizes = [size for name, size in calls if "flash_attention_backward" in name]
+    assert sizes[-2:] == [2 * 160 * 4 * 64 * 2] * 2
+
+
+def test_layer_norm_keeps_mean_and_root_in_fp32():
+    """layer_norm_kernel.cu, layer_norm_cuda: statistics in the accumulation type."""
+    x, weight = heads(4, 8, 64), heads(64)
+    with CudaKernels(), Ledger() as ledger:
+        F.layer_norm(x, [64], weight, weight)
+    assert [size for _, size in made(ledger)] == [4 * 8 * 64 * 2, 4 * 8 * 4, 4 * 8 * 4]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "made_bytes"),
+    [(torch.float16, [400 * 4]), (torch.bfloat16, [400 * 4, 400 * 4])],
+)
+def test_softmax_from_fp16_needs_no_fp32_copy(dtype, made_bytes):
+    """SoftMax.cpp, softmax: half_to_float, for Half alone."""
+    x = meta(4, 100, dtype=dtype)
+    with CudaKernels(), Ledger() as ledger:
+        F.softmax(x, dim=-1, dtype=torch.float32)
+    assert [size for _, size in made(ledger)] == made_bytes
+
+
+@pytest.mark.parametrize(("accumulate", "scratch"), [(True, [5 * 8] * 4), (False, [])])
+def test_accumulating_by_index_sorts_the_indices(accumulate, scratch):
+    """Indexing.cu, index_put_with_sort_kernel."""
+    x, values = meta(10, 3), meta(5, 3)
+    rows = torch.empty(5, dtype=torch.long, device="meta")
+    ledger = Ledger()
+    ledger.adopt([x, values, rows], Category.INPUT)
+    with ledger:
+        x.index_put_((rows,), values, accumulate=accumulate)
+    assert [size for _, size in made(ledger)[3:]] == scratch

@@ -4,13 +4,15 @@ Each rule names its source. Three kinds: functions that CUDA runs as another ope
 (`CudaKernels`), scratch that a CUDA kernel allocates beside its outputs (`SCRATCH`), and what a
 dispatch mode itself changes (`adds_in_place`).
 
-Legend: B batch, H heads, S query length, L key length, K head size.
+Attention has a file of its own, attention_kernels.py. Not modelled: torch.nn.functional.rms_norm,
+which meta decomposes (transformers write theirs out), convolutions' workspaces, and the temporary
+storage of cub's sorts.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any
@@ -22,18 +24,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from petl_bench.profilers.simulated import attention_kernels
+from petl_bench.profilers.simulated.attention_kernels import attention
+
 aten = torch.ops.aten
 
 GEMMS = frozenset({aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default})
 """Operators that run on cuBLAS and so need its workspace."""
-
-HOST_OUTPUTS: dict[Any, tuple[int, ...]] = {
-    # Philox seed and offset are CPU scalars outside CUDA graphs; meta puts them on the device.
-    # aten/src/ATen/native/transformers/cuda/attention.cu, _efficient_attention_forward
-    aten._scaled_dot_product_efficient_attention.default: (2, 3),
-}
-"""Positions of outputs that CUDA leaves in host memory."""
-
 
 # --- scratch ---------------------------------------------------------------------------------
 
@@ -63,25 +60,33 @@ def _embedding_backward(args: Sequence[Any]) -> Iterator[int]:
     yield partial_segments * grad.shape[-1] * 4
 
 
+def _index_put(args: Sequence[Any]) -> Iterator[int]:
+    """Accumulating by index sorts: linear index, its sorted copy, range and order, int64 each.
+
+    aten/src/ATen/native/cuda/Indexing.cu, index_put_with_sort_kernel. cub's own storage, of the
+    order of one of them, is left out.
+    """
+    indices, accumulate = args[1], args[3] if len(args) > 3 else False  # noqa: PLR2004
+    if accumulate:
+        shapes = (index.shape for index in indices if index is not None)
+        count = math.prod(torch.broadcast_shapes(*shapes))
+        yield from (count * 8,) * 4
+
+
 def _isinf(args: Sequence[Any]) -> Iterator[int]:
     """`self.abs() == inf`. aten/src/ATen/native/TensorCompare.cpp, isinf."""
     yield args[0].nbytes
 
 
-def _efficient_attention_backward(args: Sequence[Any]) -> Iterator[int]:
-    """Delta = sum(grad * out): fp32 [B, H, S]. The kernel's own workspace is left out.
-
-    aten/src/ATen/native/transformers/cuda/attention_backward.cu, _efficient_attention_backward
-    """
-    B, H, S, _ = args[0].shape
-    yield B * H * S * 4
-
-
 SCRATCH: dict[Any, Callable[[Sequence[Any]], Iterator[int]]] = {
     aten._softmax_backward_data.default: _softmax_backward,
     aten.embedding_dense_backward.default: _embedding_backward,
+    aten.index_put.default: _index_put,
+    aten.index_put_.default: _index_put,
+    aten._unsafe_index_put.default: _index_put,
+    aten._index_put_impl_.default: _index_put,
     aten.isinf.default: _isinf,
-    aten._scaled_dot_product_efficient_attention_backward.default: _efficient_attention_backward,
+    **attention_kernels.SCRATCH,
 }
 """Bytes that an operator's CUDA kernel allocates beside its outputs, in order; freed on return."""
 
@@ -90,11 +95,20 @@ SCRATCH: dict[Any, Callable[[Sequence[Any]], Iterator[int]]] = {
 
 
 class CudaKernels(TorchFunctionMode):
-    """Sends dropout and attention to the operators that they are on CUDA; and `others`."""
+    """Sends dropout and attention to the operators that they are on a card; and `others`."""
 
-    def __init__(self, others: Mapping[Any, Callable[..., Any]] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        compute_capability: tuple[int, int] = (8, 0),
+        others: Mapping[Any, Callable[..., Any]] = MappingProxyType({}),
+    ) -> None:
         super().__init__()
-        self._replaced = {**_REPLACED, **others}
+        self._replaced: dict[Any, Callable[..., Any]] = {
+            F.dropout: fused_dropout,
+            F.softmax: _softmax,
+            F.scaled_dot_product_attention: partial(attention, compute_capability),
+            **others,
+        }
 
     def __torch_function__(
         self,
@@ -108,7 +122,7 @@ class CudaKernels(TorchFunctionMode):
         return replacement(*args, **(kwargs or {}))
 
 
-def _dropout(
+def fused_dropout(
     input: torch.Tensor,  # noqa: A002 - the library's own name
     p: float = 0.5,
     training: bool = True,  # noqa: FBT001, FBT002
@@ -124,69 +138,19 @@ def _dropout(
     return torch.native_dropout(input, p, train=True)[0]
 
 
-def _attention(  # noqa: PLR0917 - the library's own signature
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,  # noqa: FBT001, FBT002
-    scale: float | None = None,
-    enable_gqa: bool = False,  # noqa: FBT001, FBT002
+def _softmax(
+    input: torch.Tensor,  # noqa: A002 - the library's own name
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """The memory-efficient kernel where CUDA takes it, else the math one.
+    """From fp16 to fp32 in one kernel, without an fp32 copy of the input; not from bf16.
 
-    aten/src/ATen/native/transformers/cuda/sdp_utils.cpp: flash refuses any attn_mask, which is
-    the only kind of call that the backbones here make; memory-efficient asks that the head size
-    be a multiple of 4 (fp32) or 8 (16 bit).
+    aten/src/ATen/native/SoftMax.cpp, softmax.
     """
-    if attn_mask is None or is_causal or enable_gqa:
-        raise NotImplementedError("attention without a mask is not simulated yet")
-    aligned = 4 if query.element_size() == 4 else 8  # noqa: PLR2004
-    if query.shape[-1] % aligned == 0 and value.shape[-1] % aligned == 0:
-        bias = _aligned_bias(attn_mask, query, key)
-        keep_logsumexp = torch.is_grad_enabled() and any(
-            t.requires_grad for t in (query, key, value)
-        )
-        out: torch.Tensor = aten._scaled_dot_product_efficient_attention(
-            query, key, value, bias, keep_logsumexp, dropout_p, is_causal, scale=scale
-        )[0]
-        return out
-    return _math_attention(query, key, value, attn_mask, dropout_p=dropout_p, scale=scale)
-
-
-def _aligned_bias(bias: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Expanded to [B, H, S, L]; its rows padded to a multiple of 8 if they are not.
-
-    aten/src/ATen/native/transformers/attention.cpp, preprocess_mask and pad_bias.
-    """
-    B, H, S, _ = query.shape
-    L = key.shape[-2]
-    if L % 8:
-        bias = F.pad(bias, (0, 8 - L % 8))[..., :L]
-    return bias.expand(B, H, S, L)
-
-
-def _math_attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bias: torch.Tensor,
-    *,
-    dropout_p: float,
-    scale: float | None,
-) -> torch.Tensor:
-    """aten/src/ATen/native/transformers/attention.cpp, _scaled_dot_product_attention_math."""
-    root = math.sqrt(scale if scale is not None else query.shape[-1] ** -0.5)
-    scores = (query * root) @ (key.transpose(-2, -1) * root)
-    scores = scores.add_(bias)
-    return _dropout(torch.softmax(scores, -1), dropout_p, training=dropout_p > 0) @ value
-
-
-_REPLACED: dict[Any, Callable[..., Any]] = {
-    F.dropout: _dropout,
-    F.scaled_dot_product_attention: _attention,
-}
+    if dim is not None and input.dtype is torch.float16 and dtype is torch.float32:
+        return torch._softmax(input, dim, half_to_float=True)
+    return F.softmax(input, dim, _stacklevel, dtype)
 
 
 @contextmanager

@@ -42,14 +42,14 @@ class Era:
     # cuBLAS's workspace comes from the caching allocator (since torch 1.13).
     allocates_workspaces: bool = True
 
-    def kernels(self) -> CudaKernels:
-        """Functions sent to the operators that they were on CUDA."""
+    def kernels(self, compute_capability: tuple[int, int] = (8, 0)) -> CudaKernels:
+        """Functions sent to the operators that they were on a card."""
         replaced: dict[Any, Callable[..., Any]] = {}
         if self.keeps_softmax_input:
             replaced |= {F.softmax: _softmax, F.cross_entropy: _cross_entropy}
         if not self.fuses_tanh_gelu:
             replaced |= {F.gelu: _gelu}
-        return CudaKernels(replaced)
+        return CudaKernels(compute_capability, replaced)
 
     def optimizer_defaults(self) -> AbstractContextManager[None]:
         """A context in which optimizers are built and stepped as they were by default."""

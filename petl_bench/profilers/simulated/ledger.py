@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from petl_bench.profilers.simulated import cuda_semantics
+from petl_bench.profilers.simulated import attention_kernels, cuda_semantics
 from petl_bench.record import Category, Phase
 
 aten = torch.ops.aten
@@ -144,7 +144,7 @@ class Ledger(TorchDispatchMode):
         if isinstance(out, torch.Tensor):
             self._see(out, operator)
         elif isinstance(out, (tuple, list)):
-            host = cuda_semantics.HOST_OUTPUTS.get(func, ())
+            host = attention_kernels.HOST_OUTPUTS.get(func, ())
             for position, item in enumerate(out):
                 if isinstance(item, torch.Tensor) and position not in host:
                     self._see(item, operator)

@@ -1,8 +1,9 @@
 """Peak CUDA memory of a training step, without CUDA and without a weight in RAM."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from typing import Protocol
 
 import torch
 
@@ -21,16 +22,35 @@ from petl_bench.training import make_optimizer, trainable, training_step
 META = torch.device("meta")
 
 
+class Witness(Protocol):
+    """One who looks on while steps run, and sees tensors while they are alive."""
+
+    def opens(self, ledger: Ledger) -> None:
+        """`ledger` is new and empty."""
+
+    def begins(self, batch: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+        """Everything that the steps start with is in the ledger."""
+
+    def ends(self, phase: Phase) -> None:
+        """A phase of a step has run, and what it left is in its category."""
+
+
 class SimulatedProfiler:
     """Marks phases in a ledger and says what its storages are for as soon as that is known."""
 
     def __init__(
-        self, ledger: Ledger, trainee: Trainee, optimizer: torch.optim.Optimizer, era: Era
+        self,
+        ledger: Ledger,
+        trainee: Trainee,
+        optimizer: torch.optim.Optimizer,
+        era: Era,
+        witness: Witness | None,
     ) -> None:
         self._ledger = ledger
         self._trainee = trainee
         self._optimizer = optimizer
         self._era = era
+        self._witness = witness
         self.step = 0
 
     @contextmanager
@@ -51,6 +71,8 @@ class SimulatedProfiler:
             states = self._optimizer.state.values()
             tensors = (v for state in states for v in state.values() if torch.is_tensor(v))
             self._ledger.label(tensors, Category.OPTIMIZER_STATE)
+        if self._witness is not None:
+            self._witness.ends(phase)
 
 
 def simulate(case: Case, card: Card, era: Era = ERAS[None]) -> Measurement:
@@ -60,12 +82,7 @@ def simulate(case: Case, card: Card, era: Era = ERAS[None]) -> Measurement:
     itself exactly, further ones are replayed.
     """
     trainee = assemble(case, META)
-    roofline = Roofline(card)
-    ledger = Ledger(
-        workspace_bytes=card.cublas_workspace_bytes if era.allocates_workspaces else 0,
-        sums_in_place=era.sums_in_place,
-    )
-    _run_steps(case, trainee, ledger, roofline, era)
+    ledger, roofline = run_ledger(case, trainee, card, era)
     load, steps, timeline = _account(ledger, case.workload)
     return Measurement(
         total_parameters=trainee.total_parameters,
@@ -79,9 +96,18 @@ def simulate(case: Case, card: Card, era: Era = ERAS[None]) -> Measurement:
     )
 
 
-def _run_steps(case: Case, trainee: Trainee, ledger: Ledger, roofline: Roofline, era: Era) -> None:
+def run_ledger(
+    case: Case, trainee: Trainee, card: Card, era: Era, witness: Witness | None = None
+) -> tuple[Ledger, Roofline]:
     """Load, the warm-up steps, and one more; FLOPs and times are of that last one alone."""
     model, workload = trainee.model, case.workload
+    roofline = Roofline(card)
+    ledger = Ledger(
+        workspace_bytes=card.cublas_workspace_bytes if era.allocates_workspaces else 0,
+        sums_in_place=era.sums_in_place,
+    )
+    if witness is not None:
+        witness.opens(ledger)
     with _no_collection(), era.optimizer_defaults():
         start = ledger.begin(Phase.LOAD)
         ledger.adopt(model.parameters(), Category.PARAMETER)
@@ -91,32 +117,47 @@ def _run_steps(case: Case, trainee: Trainee, ledger: Ledger, roofline: Roofline,
         ledger.adopt(batch.values(), Category.INPUT)
         optimizer = make_optimizer(model, workload.optimizer)
         era.prepare(optimizer)
-        profiler = SimulatedProfiler(ledger, trainee, optimizer, era)
-        with era.kernels(), ledger:
+        profiler = SimulatedProfiler(ledger, trainee, optimizer, era, witness)
+        if witness is not None:
+            witness.begins(batch, optimizer)
+        with era.kernels(card.compute_capability), ledger:
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
                 training_step(model, batch, optimizer, workload, profiler)
+    return ledger, roofline
 
 
 def _account(
     ledger: Ledger, workload: Workload
 ) -> tuple[PhaseMemory, tuple[dict[Phase, PhaseMemory], ...], tuple[TimelinePoint, ...]]:
     """Replay the ledger: its last step as often as steps are measured, then for its timeline."""
+    accountant, load_memory, steady = _warmed_up(ledger, workload)
+    steps = tuple(
+        {window.phase: accountant.replay(window) for window in steady}
+        for _ in range(workload.measured_steps)
+    )
+    return load_memory, steps, tuple(accountant.timeline(steady))
+
+
+def blocks_at_peak(ledger: Ledger, workload: Workload) -> tuple[Phase, dict[int, int]]:
+    """The phase of the overall peak of the measured steps, and each storage's block then."""
+    accountant, _, steady = _warmed_up(ledger, workload)
+    window, blocks = accountant.blocks_at_peak(steady * workload.measured_steps)
+    return window.phase, blocks
+
+
+def _warmed_up(ledger: Ledger, workload: Workload) -> tuple[Accountant, PhaseMemory, list[Window]]:
+    """An account that stands at the end of the warm-up, load's memory, the steady step."""
     accountant = Accountant(ledger, AllocatorSettings.parse(allocator_conf()))
-    windows = _contiguous(ledger.windows)
-    load, *rest = windows
+    load, *rest = _contiguous(ledger.windows)
     load_memory = accountant.replay(load)
     for window in rest:
         if window.step < workload.warmup_steps:
             accountant.replay(window)
     steady = [window for window in rest if window.step == workload.warmup_steps]
     _check_repeatable(ledger, steady)
-    steps = tuple(
-        {window.phase: accountant.replay(window) for window in steady}
-        for _ in range(workload.measured_steps)
-    )
-    return load_memory, steps, tuple(accountant.timeline(steady))
+    return accountant, load_memory, steady
 
 
 def _contiguous(windows: list[Window]) -> list[Window]:

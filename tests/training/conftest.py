@@ -109,7 +109,7 @@ def phase_peaks(ledger: Ledger, step: int) -> dict[Phase, int]:
     """Highest requested bytes in each phase of `step`, from the raw events."""
     peaks, live, done = {}, 0, 0
     for window in ledger.windows:
-        peak = 0
+        peak = live
         for event in ledger.events[done : window.stop]:
             live += ledger.sizes[event] if event >= 0 else -ledger.sizes[~event]
             peak = max(peak, live)

@@ -218,7 +218,9 @@ def profiled_peaks(built, workload, no_profiler) -> dict[Phase, int]:
     for at, change in changes:
         live += change
         for phase, (begin, end) in spans.items():
-            if begin <= at <= end:
+            if at < begin:
+                peaks[phase] = live
+            elif at <= end:
                 peaks[phase] = max(peaks[phase], live)
     return peaks
 

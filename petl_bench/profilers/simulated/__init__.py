@@ -2,7 +2,8 @@
 
 profiler    runs the step on tensors without data, under a ledger
 ledger      storages allocated and freed, in order, with FLOPs
-cuda_semantics  where CUDA's kernels allocate otherwise
+cuda_semantics  where CUDA's kernels allocate otherwise; attention_kernels likewise
+era         how PyTorch kept its tensors in a paper's day
 allocator   PyTorch's caching allocator, and allocator_settings its options
 accounting  the ledger's stream through the allocator, per phase and category
 roofline    time, estimated

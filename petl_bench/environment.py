@@ -1,5 +1,6 @@
 """The place a case is run in."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -67,6 +68,7 @@ def _environment(
         allocator_settings=allocator_conf(),
         commit=commit,
         dirty=dirty,
+        harness_sha256=_harness_sha256(),
         emulates=emulates,
     )
 
@@ -76,6 +78,18 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
+
+
+@cache
+def _harness_sha256() -> str:
+    """Hash of this package's source files, methods apart: what a record's numbers rest on."""
+    folder = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        name = file.relative_to(folder).as_posix()
+        if not name.startswith("methods/"):  # where a wheel puts them
+            digest.update(name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
 
 
 @cache

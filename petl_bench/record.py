@@ -155,6 +155,7 @@ class Environment(Frozen):
     allocator_settings: str = ""  # PYTORCH_CUDA_ALLOC_CONF / PYTORCH_ALLOC_CONF
     commit: str | None = None
     dirty: bool | None = None
+    harness_sha256: str | None = None  # of petl_bench's own source files
     emulates: str | None = None  # the era of PyTorch that a simulation stands for; None: today's
 
     @property

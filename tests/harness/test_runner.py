@@ -1,0 +1,171 @@
+"""Real workers, on methods that misbehave; one plan for most, since a worker takes seconds."""
+
+import pytest
+import torch
+
+from petl_bench import cards, runner
+from petl_bench.environment import simulated_environment
+from petl_bench.errors import UsageError
+from petl_bench.record import Origin, Status
+from petl_bench.runner import Runner
+from petl_bench.store import FILE_NAME, Store
+from petl_bench.suite import Suite
+
+SIMULATED = Runner(origin=Origin.SIMULATED, card=cards.find("a100-80gb"))
+# In this order: raising leaves a traceback on stderr that must not explain how killed ends.
+BAD_DAY = ["full", "noisy", "unwilling", "raising", "killed", "sleeping", "bitfit", "exiting"]
+
+
+class CountedWorker(runner.Worker):
+    """A worker that remembers, in its class, how many of it there were and still are."""
+
+    started: list = []  # noqa: RUF012 - a fresh subclass a test
+
+    def __init__(self, *place):
+        super().__init__(*place)
+        self.started.append(self)
+
+
+def ignore(planned, done):
+    """Progress that nobody watches."""
+
+
+@pytest.fixture(scope="module")
+def patch():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def plan_of(methods, tiny):
+    return Suite(
+        methods=methods, backbone={"name": [str(tiny)]}, workload={"batch_size": [2]}
+    ).plan()
+
+
+@pytest.fixture(scope="module")
+def bad_day(fake_methods, tiny, tmp_path_factory, patch):
+    """Records of a plan in which almost everything goes wrong, and how it went."""
+    del fake_methods
+    store = Store(tmp_path_factory.mktemp("bad-day"))
+    started, stored = [], []
+    patch.setattr(runner, "Worker", type("Counted", (CountedWorker,), {"started": started}))
+
+    def progress(planned, done):
+        patch.setattr(runner, "CASE_TIMEOUT_S", 1.0 if planned.label == "sleeping" else 120.0)
+        stored.append((done, store.path.read_bytes().count(b"\n")))
+
+    records = list(SIMULATED.run(plan_of(BAD_DAY, tiny), store, progress))
+    return {record.label: record for record in records}, store, started, stored
+
+
+def test_every_case_has_a_record_in_the_order_of_the_plan(bad_day):
+    records, store, _, _ = bad_day
+    assert list(records) == BAD_DAY
+    assert store.records == list(records.values()) == Store(store.path.parent).records
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "reason"),
+    [
+        ("full", Status.OK, None),
+        ("noisy", Status.OK, None),
+        ("unwilling", Status.SKIPPED, "no way with 4 heads"),
+        ("raising", Status.ERROR, "RuntimeError: the target was not found"),
+        ("killed", Status.ERROR, "the worker was ended by SIGKILL"),
+        ("exiting", Status.ERROR, "the worker exited with 3: no licence"),
+        ("sleeping", Status.ERROR, "no answer after 1 s; the worker was killed"),
+        ("bitfit", Status.OK, None),
+    ],
+)
+def test_a_case_ends_with_its_status_and_its_reason_in_one_line(bad_day, method, status, reason):
+    record = bad_day[0][method]
+    assert (record.status, record.reason) == (status, reason)
+    assert (record.measurement is None) == (status is not Status.OK)
+
+
+def test_a_record_says_where_it_was_made_and_of_which_source(bad_day):
+    records = bad_day[0]
+    environment = simulated_environment(SIMULATED.card)
+    for record in records.values():
+        assert record.origin is Origin.SIMULATED
+        assert record.case_id == record.case.case_id
+        assert record.environment.device == environment.device
+        assert record.environment.torch == environment.torch
+    fakes = {records[name].method_source_sha256 for name in ("noisy", "killed", "unwilling")}
+    assert len(fakes) == 1
+    assert records["full"].method_source_sha256 not in fakes
+
+
+def test_a_method_that_prints_has_the_numbers_of_the_one_that_does_not(bad_day):
+    records = bad_day[0]
+    assert records["noisy"].measurement.steps == records["full"].measurement.steps
+
+
+def test_a_simulating_worker_serves_until_it_dies(bad_day):
+    _, _, started, _ = bad_day
+    assert len(started) == 3  # one until killed, one for sleeping, one for the rest
+
+
+def test_no_worker_outlives_its_run(bad_day):
+    _, _, started, _ = bad_day
+    assert [worker for worker in started if worker._process.poll() is None] == []
+
+
+def test_records_are_stored_one_by_one(bad_day):
+    _, _, _, stored = bad_day
+    assert stored == [(done, done) for done in range(len(BAD_DAY))]
+
+
+def test_what_is_finished_is_not_run_again_and_what_failed_is(bad_day, tiny, monkeypatch):
+    records, store, _, _ = bad_day
+    asked = []
+
+    def run_case(self, worker, planned, expected):
+        del self, worker, expected
+        asked.append(planned.label)
+        return records[planned.label], None
+
+    class NoWorker:
+        def __init__(self, *arguments):
+            pass
+
+        __enter__ = __exit__ = __init__
+
+    monkeypatch.setattr(runner, "Worker", NoWorker)
+    monkeypatch.setattr(Runner, "_run_case", run_case)
+    # A checkout that changed meanwhile would, rightly, make every case run again.
+    here = records["full"].environment
+    monkeypatch.setattr(runner, "simulated_environment", lambda *_: here)
+    again = Store(store.path.parent)
+    list(SIMULATED.run(plan_of(BAD_DAY, tiny), again, ignore))
+    assert asked == ["raising", "killed", "sleeping", "exiting"]
+
+
+def test_a_plan_that_is_finished_starts_no_worker(tmp_path, tiny, made_up_record, monkeypatch):
+    monkeypatch.setattr(runner, "Worker", None)
+    (planned,) = plan_of(["full"], tiny)
+    store = Store(tmp_path)
+    template = made_up_record()
+    environment = simulated_environment(SIMULATED.card)
+    sha256 = runner.registry.source_sha256(runner.registry.get("full"))
+    store.append(
+        template.model_copy(
+            update={
+                "case": planned.case,
+                "case_id": planned.case.case_id,
+                "environment": environment,
+                "method_source_sha256": sha256,
+            }
+        )
+    )
+    assert list(SIMULATED.run([planned], store, ignore)) == store.records
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_measuring_worker_that_finds_no_device_is_told_once_and_nothing_is_stored(tmp_path, tiny):
+    measuring = Runner(origin=Origin.MEASURED, card=SIMULATED.card)
+    store = Store(tmp_path)
+    with pytest.raises(UsageError, match="cuda cannot start here: the worker exited with 1") as no:
+        list(measuring.run(plan_of(["full"], tiny), store, ignore))
+    assert "\n" not in str(no.value)
+    assert (tmp_path / FILE_NAME).read_bytes() == b""

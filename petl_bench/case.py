@@ -45,8 +45,7 @@ class Optimizer(StrEnum):
 class Backbone(Frozen):
     """An architecture with its dimensions, weight dtype and attention implementation.
 
-    `config` holds what shapes the network and nothing else, so that two folders with the same
-    network are the same backbone.
+    `config` holds what shapes the network and nothing else, whatever else a folder's file says.
     """
 
     name: str

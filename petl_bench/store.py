@@ -4,6 +4,7 @@ A line is whole or it is the last one: a run that was killed while writing leave
 half line, which the next run cuts off.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -39,25 +40,35 @@ class Store:
         """Open `folder`, made if it is not there; repair a half-written last line.
 
         Raises:
-            UsageError: the folder cannot be made or written, or a line is not a record.
+                UsageError: the folder cannot be made or written, another process is writing to it,
+                or a line is not a record.
         """
         self.path = folder / FILE_NAME
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab"):
-                pass
-            self.records = list(read_records(self.path))  # what is no store stays as it is
-            _cut_half_line(self.path)
+            # Held open and locked until this process ends: a second run here must not cut off
+            # the line that the first is writing.
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+            self.records = list(_parse_lines(data, self.path))  # what is no store stays as it is
+            os.ftruncate(self._fd, data.rfind(b"\n") + 1)
+        except BlockingIOError:
+            raise UsageError(f"out: another run is writing {self.path}") from None
         except OSError as error:
             raise UsageError(f"out: cannot write {self.path}: {error.strerror}") from None
 
     def append(self, record: Record) -> None:
-        """Write `record` so that it survives the death of this process."""
-        line = record.model_dump_json(exclude_none=False) + "\n"
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        """Write `record` so that it survives the death of this process.
+
+        Raises:
+            UsageError: the disk does not take it.
+        """
+        try:
+            os.write(self._fd, record.model_dump_json().encode() + b"\n")
+            os.fsync(self._fd)
+        except OSError as error:
+            raise UsageError(f"out: cannot write {self.path}: {error.strerror}") from None
         self.records.append(record)
 
     def finished(self, planned: Expected) -> Record | None:
@@ -81,10 +92,7 @@ def read_records(path: Path) -> Iterator[Record]:
         data = file.read_bytes()
     except OSError as error:
         raise UsageError(f"records: cannot read {file}: {error.strerror}") from None
-    # What follows the last newline was being written when its run ended.
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-        if line.strip():
-            yield _parse(line, file, number)
+    yield from _parse_lines(data, file)
 
 
 def latest(records: list[Record]) -> list[Record]:
@@ -93,6 +101,13 @@ def latest(records: list[Record]) -> list[Record]:
     for record in records:
         newest[record.case_id, record.origin, record.environment.place] = record
     return list(newest.values())
+
+
+def _parse_lines(data: bytes, file: Path) -> Iterator[Record]:
+    # What follows the last newline was being written when its run ended.
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        if line.strip():
+            yield _parse(line, file, number)
 
 
 def _parse(line: bytes, file: Path, number: int) -> Record:
@@ -107,13 +122,3 @@ def _parse(line: bytes, file: Path, number: int) -> Record:
     except ValueError as error:
         reason = str(error)
     raise UsageError(f"records: {file} line {number} is not a record: {reason}")
-
-
-def _cut_half_line(path: Path) -> None:
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size == 0:
-            return
-        data = path.read_bytes()
-        if not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)

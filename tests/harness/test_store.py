@@ -1,5 +1,8 @@
+import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -212,3 +215,26 @@ def test_records_that_are_not_there_are_told_by_path(tmp_path):
         list(read_records(tmp_path / "absent"))
     with pytest.raises(UsageError, match=rf"cannot read .*{FILE_NAME}: No such file"):
         list(read_records(tmp_path))
+
+
+def test_a_folder_that_another_process_writes_to_is_refused(tmp_path):
+    Store(tmp_path)
+    code = (
+        "import sys, pathlib; from petl_bench.store import Store; Store(pathlib.Path(sys.argv[1]))"
+    )
+    second = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert "out: another run is writing" in second.stderr
+
+
+def test_a_disk_that_takes_no_more_is_told_in_one_line(tmp_path, made_up_record, monkeypatch):
+    store = Store(tmp_path)
+
+    def full(fd, data):
+        del fd, data
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(UsageError, match="No space left on device"):
+        store.append(made_up_record())

@@ -42,7 +42,7 @@ class CountOperators(TorchDispatchMode):
 
     count = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Count and pass on."""
         del types
         self.count += 1

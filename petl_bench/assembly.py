@@ -1,6 +1,8 @@
 """A case made real: the model that trains, and its batch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -20,6 +22,7 @@ class Trainee:
     model: nn.Module
     ports: Ports  # of the backbone
     backbone_parameters: int  # before the method added any
+    backbone_names: Mapping[nn.Module, str]  # its modules' paths, before the method moved any
 
     @property
     def total_parameters(self) -> int:
@@ -40,10 +43,12 @@ def assemble(case: Case, device: torch.device) -> Trainee:
     with device:
         backbone = family.build(case.backbone)
         backbone_parameters = _count(backbone)
+        # Weak: a module that the method throws away must not stay in memory for its name.
+        names = WeakKeyDictionary({module: name for name, module in backbone.named_modules()})
         ports = family.ports(backbone, case.backbone)
         model = method.attach(backbone, ports, config)
     model.train()
-    return Trainee(model, ports, backbone_parameters)
+    return Trainee(model, ports, backbone_parameters, names)
 
 
 def make_batch(case: Case, device: torch.device) -> dict[str, torch.Tensor]:

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from petl_bench.cards import DEFAULT_CARD
+from petl_bench.cli import options
+
 if TYPE_CHECKING:
     from petl_bench.cards import Card
     from petl_bench.record import Origin, Record
@@ -26,36 +29,27 @@ SuiteFile = Annotated[
 ]
 
 
-def _option(text: str, default: str) -> Any:
-    return typer.Option(help=text, show_default=default)
-
-
 def run(  # noqa: PLR0917 - one parameter an option
     methods: Methods = None,
-    backbone: Annotated[
-        str | None, _option("A name from `petl-bench backbones`, or a config folder.", "t5-base")
-    ] = None,
-    batch_size: Annotated[int | None, _option("Examples a step.", "100")] = None,
-    source_length: Annotated[int | None, _option("Source tokens an example.", "128")] = None,
-    target_length: Annotated[int | None, _option("Target tokens an example.", "3")] = None,
-    dtype: Annotated[str | None, _option("Weights: fp32, bf16 or fp16.", "fp32")] = None,
-    optimizer: Annotated[str | None, _option("adamw, adamw_fused or sgd.", "adamw")] = None,
-    attention: Annotated[str | None, _option("eager or sdpa.", "eager")] = None,
+    backbone: options.BackboneName = None,
+    batch_size: options.BatchSize = None,
+    source_length: options.SourceLength = None,
+    target_length: options.TargetLength = None,
+    dtype: options.WeightDType = None,
+    optimizer: options.OptimizerName = None,
+    attention: options.AttentionName = None,
     profiler: Annotated[
         str,
         typer.Option(help="cuda measures, simulated predicts; auto measures where there is CUDA."),
     ] = "auto",
-    gpu: Annotated[
-        str | None,
-        _option("The card to simulate: t4, a6000, a100-40gb, a100-80gb or h100.", "a100-80gb"),
-    ] = None,
-    emulate: Annotated[
-        str | None, _option("An era of PyTorch to simulate, as papers ran it: torch-1.10.", "none")
-    ] = None,
+    gpu: options.Gpu = None,
+    emulate: options.Emulate = None,
     suite: SuiteFile = None,
     out: Annotated[
         Path | None,
-        _option("Folder for records, tables, figures and report.", "runs/ and a name of its own"),
+        options.option(
+            "Folder for records, tables, figures and report.", "runs/ and a name of its own"
+        ),
     ] = None,
     phases: Annotated[
         bool, typer.Option("--phases", help="Show the peak of each phase, too.")
@@ -66,28 +60,26 @@ def run(  # noqa: PLR0917 - one parameter an option
 ) -> None:
     """Measure or simulate fine-tuning methods; table, figures and report."""
     from petl_bench import cards
-    from petl_bench.eras import ERAS
     from petl_bench.errors import UsageError
     from petl_bench.runner import Runner
     from petl_bench.store import Store
 
-    card = cards.find(gpu or cards.DEFAULT_CARD)
+    card = cards.find(gpu or DEFAULT_CARD)
     origin = _origin(profiler)
-    if emulate is not None and emulate not in ERAS:
-        raise UsageError(f"emulate: {emulate!r} is not one of {', '.join(ERAS)}")
+    options.check_era(emulate)
     for name, value in (("gpu", gpu), ("emulate", emulate)):
         if value and origin == "measured":
             raise UsageError(f"{name}: is for simulations; add --profiler simulated")
     grid = _grid(
         suite,
         methods,
-        {"name": backbone, "dtype": dtype, "attention": attention},
-        {
-            "batch_size": batch_size,
-            "source_length_tokens": source_length,
-            "target_length_tokens": target_length,
-            "optimizer": optimizer,
-        },
+        options.given(name=backbone, dtype=dtype, attention=attention),
+        options.given(
+            batch_size=batch_size,
+            source_length_tokens=source_length,
+            target_length_tokens=target_length,
+            optimizer=optimizer,
+        ),
     )
     plan = grid.plan()
     folder = out or Path("runs") / _run_name(plan, origin, card, emulate)
@@ -125,8 +117,8 @@ def _origin(profiler: str) -> "Origin":
 def _grid(
     path: Path | None,
     methods: str | None,
-    backbone: dict[str, Any],
-    workload: dict[str, Any],
+    backbone: dict[str, list[Any]],
+    workload: dict[str, list[Any]],
 ) -> "Suite":
     """The suite in the file, if any, with what was given on the command line put over it."""
     from petl_bench import registry
@@ -136,13 +128,9 @@ def _grid(
     given_methods = (methods,) if methods is not None else base.methods or registry.names()
     return Suite(
         methods=given_methods,
-        backbone={**base.backbone, **_given(backbone)},
-        workload={**base.workload, **_given(workload)},
+        backbone={**base.backbone, **backbone},
+        workload={**base.workload, **workload},
     )
-
-
-def _given(values: dict[str, Any]) -> dict[str, list[Any]]:
-    return {key: [value] for key, value in values.items() if value is not None}
 
 
 def _run_name(
@@ -162,13 +150,15 @@ def _run_plan(runner: Any, plan: "list[PlannedCase]", store: Any) -> "list[Recor
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     records: list[Record] = []
+    console = Console(stderr=True)
     with Progress(
         TextColumn("{task.description}", markup=False),  # lora[r=8] is no markup
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
+        disable=not console.is_terminal,  # a log gets no bar, nor the empty line that it ends in
     ) as bar:
         task = bar.add_task("", total=len(plan))
 

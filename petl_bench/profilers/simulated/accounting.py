@@ -47,6 +47,21 @@ class Accountant:
             by_category=_named(peak.by_category),
         )
 
+    def blocks_at_peak(self, windows: Sequence[Window]) -> tuple[Window, dict[int, int]]:
+        """The window of the highest allocated moment, and the block of each storage alive then.
+
+        Blocks are in bytes, by the storage's index in the ledger.
+        """
+        peak, at_peak = 0, (windows[0], dict[int, int]())
+        for window in windows:
+            for event in (None, *self._ledger.events[window.start : window.stop]):
+                if event is not None:
+                    self._apply(event)
+                if self._allocator.allocated_bytes > peak:
+                    peak = self._allocator.allocated_bytes
+                    at_peak = window, self._blocks.copy()
+        return at_peak
+
     def timeline(self, windows: Sequence[Window]) -> list[TimelinePoint]:
         """The highest moment of each of some hundred stretches of a step, after its start."""
         first, last = windows[0].start, windows[-1].stop

@@ -1,0 +1,45 @@
+"""Options that several verbs share: what makes a case, and what to simulate it on."""
+
+from typing import Annotated, Any
+
+import typer
+
+from petl_bench.cards import CARDS, DEFAULT_CARD
+from petl_bench.eras import ERAS
+from petl_bench.errors import UsageError
+
+
+def option(text: str, default: str) -> Any:
+    """An option that is None unless given; `default` says what that means."""
+    return typer.Option(help=text, show_default=default)
+
+
+BackboneName = Annotated[
+    str | None, option("A name from `petl-bench backbones`, or a config folder.", "t5-base")
+]
+BatchSize = Annotated[int | None, option("Examples a step.", "100")]
+SourceLength = Annotated[int | None, option("Source tokens an example.", "128")]
+TargetLength = Annotated[int | None, option("Target tokens an example.", "3")]
+WeightDType = Annotated[str | None, option("Weights: fp32, bf16 or fp16.", "fp32")]
+OptimizerName = Annotated[str | None, option("adamw, adamw_fused or sgd.", "adamw")]
+AttentionName = Annotated[str | None, option("eager or sdpa.", "eager")]
+Gpu = Annotated[str | None, option(f"The card to simulate: {', '.join(CARDS)}.", DEFAULT_CARD)]
+Emulate = Annotated[
+    str | None,
+    option(f"An era of PyTorch to simulate, as papers ran it: {', '.join(ERAS)}.", "none"),
+]
+
+
+def given(**values: Any) -> dict[str, list[Any]]:
+    """Axes of a suite, of the options that were given."""
+    return {key: [value] for key, value in values.items() if value is not None}
+
+
+def check_era(name: str | None) -> None:
+    """Refuse an era that there is not.
+
+    Raises:
+        UsageError: no such era.
+    """
+    if name is not None and name not in ERAS:
+        raise UsageError(f"emulate: {name!r} is not one of {', '.join(ERAS)}")

@@ -369,7 +369,24 @@ def _summary_caption(group: Group) -> str:
         sentences.append(
             "Memory is simulated; samples/s is a roofline estimate, not a measurement."
         )
-    return " ".join(sentences)
+    return " ".join([*sentences, *_beyond_the_card(group)])
+
+
+def _beyond_the_card(group: Group) -> list[str]:
+    """A sentence about the cases that a simulation let grow larger than their card."""
+    total_bytes = group.records[0].environment.device_total_bytes
+    if total_bytes is None:
+        return []
+    beyond = [
+        record.label
+        for record in group.records
+        if record.measurement and record.measurement.peak_reserved_bytes > total_bytes
+    ]
+    if not beyond:
+        return []
+    names = " and ".join(filter(None, [", ".join(beyond[:-1]), beyond[-1]]))
+    verb = "does" if len(beyond) == 1 else "do"
+    return [f"{names} {verb} not fit into {format_bytes(total_bytes)} of {group.device}."]
 
 
 def _table(group: Group, shown: Sequence[_Shown], caption: str, *, failures: bool) -> Table:

@@ -246,3 +246,18 @@ def test_a_percent_is_short_and_never_in_powers_of_ten(share, text):
 def test_the_finding_is_one_sentence(made_up_record, cases, sentence):
     (group,) = groups([made_up_record(method, **options) for method, options in cases])
     assert finding(group) == sentence
+
+
+def test_what_does_not_fit_on_the_simulated_card_is_said_in_the_caption(made_up_record):
+    """The made-up card has 80 GiB; a record reserves a quarter GiB beyond its peak."""
+    records = [
+        made_up_record("full", peak_bytes=90 * GIB),
+        made_up_record("lora", peak_bytes=80 * GIB),
+        made_up_record("lst", peak_bytes=79 * GIB),
+    ]
+    (table,) = summary(records)
+    assert table.caption.endswith("full and lora do not fit into 80.00 GiB of a100-80gb.")
+    (alone,) = summary(records[1:])
+    assert alone.caption.endswith("lora does not fit into 80.00 GiB of a100-80gb.")
+    (fitting,) = summary(records[2:])
+    assert "fit" not in fitting.caption

@@ -94,12 +94,17 @@ class Ledger(TorchDispatchMode):
             self._see(tensor, "adopted")
             self.label([tensor], category)
 
+    def index_of(self, tensor: torch.Tensor) -> int | None:
+        """The storage of `tensor` in the ledger, if it is alive there."""
+        ref = self._live.get(tensor.untyped_storage()._cdata)
+        return None if ref is None else ref.index
+
     def label(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
         """Say what the storages of `tensors` are for; those not in the ledger are passed over."""
         for tensor in tensors:
-            ref = self._live.get(tensor.untyped_storage()._cdata)
-            if ref is not None:
-                self.categories[ref.index] = category
+            index = self.index_of(tensor)
+            if index is not None:
+                self.categories[index] = category
 
     def relabel_live(self, old: Category, new: Category) -> None:
         """Say that everything of category `old` that is alive now was really `new`."""

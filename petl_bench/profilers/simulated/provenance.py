@@ -116,9 +116,9 @@ class Provenance:
 
     def _call_it(self, tensor: torch.Tensor, name: Name) -> None:
         assert self._ledger is not None
-        ref = self._ledger._live.get(tensor.untyped_storage()._cdata)
-        if ref is not None:
-            self.names.setdefault(ref.index, name)
+        index = self._ledger.index_of(tensor)
+        if index is not None:
+            self.names.setdefault(index, name)
 
     # --- sites -------------------------------------------------------------------------------
 

@@ -88,15 +88,13 @@ def _measure(case: Case) -> Measurement:
     used_bytes = device_used_bytes(device)
 
     times_s = _time_steps(model, batch, optimizer, case)
-    with FlopCounterMode(display=False) as flop_counter:
-        training_step(model, batch, optimizer, case.workload, NoProfiler())
     return Measurement(
         total_parameters=trainee.total_parameters,
         backbone_parameters=trainee.backbone_parameters,
         trainable_parameters=trainee.trainable_parameters,
         load=load,
         steps=tuple(profiler.steps[case.workload.warmup_steps :]),
-        flops_per_step=flop_counter.get_total_flops(),
+        flops_per_step=_count_flops(model, batch, optimizer, case),
         step_times_s=times_s,
         device_used_bytes=used_bytes,
         context_bytes=context_bytes,
@@ -153,6 +151,25 @@ def _time_steps(
         before.elapsed_time(after) / 1000.0  # milliseconds
         for before, after in pairwise(events)
     )
+
+
+def _count_flops(
+    model: nn.Module,
+    batch: dict[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    case: Case,
+) -> int | None:
+    """FLOPs of one step; None where only the counting does not fit.
+
+    Under the counter, a dispatch mode, autograd sums gradients out of place and needs more memory.
+    """
+    try:
+        with FlopCounterMode(display=False) as counter:
+            training_step(model, batch, optimizer, case.workload, NoProfiler())
+    except torch.OutOfMemoryError:
+        return None
+    flops: int = counter.get_total_flops()
+    return flops
 
 
 def device_used_bytes(device: torch.device) -> int | None:

@@ -340,6 +340,21 @@ def test_the_worker_makes_a_record_of_what_was_measured(fake, make_case, made_up
 # NVML
 
 
+@pytest.mark.usefixtures("fake")
+def test_a_step_that_fits_but_for_the_counting_of_its_flops_is_measured(make_case, monkeypatch):
+    step = cuda.training_step
+
+    def refuse_under_a_mode(*args):
+        if torch.utils._python_dispatch.is_in_torch_dispatch_mode():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        step(*args)
+
+    monkeypatch.setattr(cuda, "training_step", refuse_under_a_mode)
+    measurement = cuda.measure(make_case())
+    assert measurement.flops_per_step is None
+    assert len(measurement.step_times_s) == WORKLOAD.timed_steps
+
+
 @pytest.fixture
 def nvml(monkeypatch):
     """NVML with two processes on the device that torch calls "uuid-of-torch"."""

@@ -52,7 +52,7 @@ def explain(  # noqa: PLR0917 - one parameter an option
         bool, typer.Option("--json", help="Print JSON instead, with every tensor.")
     ] = False,
 ) -> None:
-    """Tell what is alive at the peak of a simulated step, and what made it."""
+    """Tell what lives at the peak, and what made it."""
     from petl_bench import cards
 
     options.check_era(emulate)

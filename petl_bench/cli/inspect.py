@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show this one's fields.")] = None,
 ) -> None:
-    """List the fine-tuning methods, or one method's fields, source and defaults."""
+    """List the methods, or one's fields, source and defaults."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -43,7 +43,10 @@ def methods(
 
 
 def backbones() -> None:
-    """List the built-in backbones; a folder with a config.json of their kind works, too."""
+    """List the built-in backbones.
+
+    A folder with a config.json of their kind works, too.
+    """
     from rich.console import Console
 
     from petl_bench import backbones as known

@@ -46,7 +46,7 @@ def report(
         typer.Option(help="The page to write.", show_default="report.html in the first folder"),
     ] = None,
 ) -> None:
-    """Write one HTML page about finished runs; it opens offline."""
+    """Write one HTML page about finished runs."""
     from petl_bench.errors import UsageError
     from petl_bench.report import write_report
 

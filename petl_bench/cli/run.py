@@ -58,7 +58,7 @@ def run(  # noqa: PLR0917 - one parameter an option
         bool, typer.Option("--json", help="Print the records as JSON Lines instead of a table.")
     ] = False,
 ) -> None:
-    """Measure or simulate fine-tuning methods; table, figures and report."""
+    """Measure or simulate methods: table, figures, report."""
     from petl_bench import cards
     from petl_bench.errors import UsageError
     from petl_bench.runner import Runner

@@ -59,7 +59,7 @@ def verify(  # noqa: PLR0917 - one parameter an option
         ),
     ] = None,
 ) -> None:
-    """Set simulated memory beside measured, per phase and counter.
+    """Set simulated memory beside measured.
 
     With a CUDA device and no RECORDS it measures first; the same command goes on where it left off.
     """

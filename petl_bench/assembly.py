@@ -35,6 +35,13 @@ class Trainee:
         return sum(parameter.numel() for parameter in trainable(self.model))
 
 
+def unsupported(case: Case) -> str | None:
+    """Why the case's method does not go with its backbone, in one sentence; None if it does."""
+    method = registry.get(case.method.name)
+    dims = FAMILIES[case.backbone.family].dims(case.backbone)
+    return method.unsupported(dims, validated_config(method, case.method.config))
+
+
 def assemble(case: Case, device: torch.device) -> Trainee:
     """The case's backbone with random weights on `device`, its method attached."""
     family = FAMILIES[case.backbone.family]

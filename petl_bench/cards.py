@@ -4,10 +4,9 @@ Memory, dense peak rates and bandwidth from NVIDIA's data sheets of each card. f
 of the CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise.
 """
 
-import difflib
 from dataclasses import dataclass
 
-from petl_bench.errors import UsageError
+from petl_bench.errors import UsageError, hint
 from petl_bench.units import GIB, KIB, MIB
 
 
@@ -112,9 +111,7 @@ def find(name: str) -> Card:
     """
     if name in CARDS:
         return CARDS[name]
-    near = difflib.get_close_matches(name, CARDS, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(CARDS)}"
-    raise UsageError(f"gpu: no card {name!r}; {hint}")
+    raise UsageError(f"gpu: no card {name!r}; {hint(name, CARDS)}")
 
 
 def of_device(device: str) -> Card:

@@ -12,13 +12,10 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import model_validator
 
-from petl_bench import registry
-from petl_bench.assembly import Trainee, assemble
-from petl_bench.backbones import FAMILIES
+from petl_bench.assembly import Trainee, assemble, unsupported
 from petl_bench.cards import Card
 from petl_bench.case import Case, Frozen
 from petl_bench.errors import UsageError
-from petl_bench.method_spec import validated_config
 from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.profiler import META, blocks_at_peak, run_ledger
@@ -273,9 +270,7 @@ def part(item: LiveTensor | Change) -> str:
 
 
 def _assemble(case: Case, label: str) -> Trainee:
-    method = registry.get(case.method.name)
-    dims = FAMILIES[case.backbone.family].dims(case.backbone)
-    reason = method.unsupported(dims, validated_config(method, case.method.config))
+    reason = unsupported(case)
     if reason:
         raise UsageError(f"{label}: {reason}")
     try:

@@ -139,6 +139,11 @@ class Measurement(Frozen):
         return max(memory.peak_reserved_bytes for step in self.steps for memory in step.values())
 
 
+def place_name(device: str, emulates: str | None) -> str:
+    """`device`, and the era of PyTorch that it is simulated in where that is not today's."""
+    return f"{device}, as {emulates}" if emulates else device
+
+
 class Environment(Frozen):
     """The place: what could change the numbers besides the case."""
 
@@ -161,7 +166,7 @@ class Environment(Frozen):
     @property
     def place(self) -> str:
         """The device, and the era where it is not today's."""
-        return f"{self.device}, as {self.emulates}" if self.emulates else self.device
+        return place_name(self.device, self.emulates)
 
 
 class Record(Frozen):

@@ -4,7 +4,6 @@ A file `methods/NAME.py` is the method NAME if it ends in `METHOD = Method(name=
 Other packages offer theirs as entry points of the group "petl_bench.methods".
 """
 
-import difflib
 import hashlib
 import inspect
 import pkgutil
@@ -14,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from petl_bench.errors import UsageError
+from petl_bench.errors import UsageError, hint
 from petl_bench.method import Method
 
 _PACKAGE = "petl_bench.methods"
@@ -47,9 +46,7 @@ def get(name: str) -> Method[Any]:
     """
     location = _locations().get(name)
     if location is None:
-        near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names())}"
-        raise UsageError(f"method: no method {name!r}; {hint}")
+        raise UsageError(f"method: no method {name!r}; {hint(name, names())}")
     module, _, attribute = location.partition(":")
     try:
         method = getattr(import_module(module), attribute, None)

@@ -13,11 +13,10 @@ import traceback
 from typing import IO, Any
 
 from petl_bench import cards, registry
-from petl_bench.backbones import FAMILIES
+from petl_bench.assembly import unsupported
 from petl_bench.case import Case, Frozen
 from petl_bench.environment import measured_environment, simulated_environment
 from petl_bench.errors import OutOfMemoryError
-from petl_bench.method_spec import validated_config
 from petl_bench.record import Environment, Measurement, Origin, Record, Status
 
 PARENT_CHECK_S = 1.0
@@ -71,10 +70,7 @@ def run_task(task: Task, origin: Origin, card: cards.Card, environment: Environm
 
 
 def _skip(case: Case) -> dict[str, Any] | None:
-    method = registry.get(case.method.name)
-    config = validated_config(method, case.method.config)
-    dims = FAMILIES[case.backbone.family].dims(case.backbone)
-    reason = method.unsupported(dims, config)
+    reason = unsupported(case)
     return {"status": Status.SKIPPED, "reason": reason} if reason else None
 
 
@@ -103,7 +99,7 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 
 def _warm_up() -> None:
-    """Import what cases need while the parent is still planning."""
+    """Import what cases need, so that no case's `worker_s` is that of imports."""
     import peft  # noqa: F401, PLC0415
     import transformers  # noqa: F401, PLC0415
 

@@ -490,7 +490,7 @@ def test_with_a_device_and_no_records_the_suite_is_measured_first(
         return [pair.measured]
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("petl_bench.cli.run._run_plan", run_plan)
+    monkeypatch.setattr("petl_bench.cli.verify.run_plan", run_plan)
     assert verify_command("--out", "out")[0] == 0
     cases = 4 * len(registry.names())
     assert asked == [(Origin.MEASURED, cases, Path("out/measured/records.jsonl"))]
@@ -527,7 +527,7 @@ def test_cases_are_simulated_in_one_run_a_card_and_allocator_setting(monkeypatch
         runs.append((runner.card.name, plan))
         return []
 
-    monkeypatch.setattr("petl_bench.cli.run._run_plan", run_plan)
+    monkeypatch.setattr("petl_bench.cli.verify.run_plan", run_plan)
     chosen = {r.environment.device: cards.of_device(r.environment.device) for r in records}
     command._simulate(records, chosen)
     planned = [PlannedCase(label=record.label, case=record.case) for record in records]

@@ -4,14 +4,13 @@ Each file beside this one is one family: its published dimensions, how to build 
 weights, and its ports.
 """
 
-import difflib
 import json
 from pathlib import Path
 
 from petl_bench.backbones import t5
 from petl_bench.backbones.family import Family
 from petl_bench.case import Attention, Backbone, DType
-from petl_bench.errors import UsageError
+from petl_bench.errors import UsageError, hint
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (t5.FAMILY,)}
 
@@ -41,9 +40,7 @@ def find(
     folder = Path(name)
     if folder.is_dir():
         return _from_folder(folder, dtype, attention)
-    near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names())}"
-    raise UsageError(f"backbone: no backbone or folder {name!r}; {hint}")
+    raise UsageError(f"backbone: no backbone or folder {name!r}; {hint(name, names())}")
 
 
 def _from_folder(folder: Path, dtype: DType, attention: Attention) -> Backbone:

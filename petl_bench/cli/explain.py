@@ -57,15 +57,15 @@ def explain(  # noqa: PLR0917 - one parameter an option
 
     options.check_era(emulate)
     card = cards.find(gpu or DEFAULT_CARD)
-    axes = {
-        "backbone": options.given(name=backbone, dtype=dtype, attention=attention),
-        "workload": options.given(
-            batch_size=batch_size,
-            source_length_tokens=source_length,
-            target_length_tokens=target_length,
-            optimizer=optimizer,
-        ),
-    }
+    axes = options.case_axes(
+        name=backbone,
+        dtype=dtype,
+        attention=attention,
+        batch_size=batch_size,
+        source_length=source_length,
+        target_length=target_length,
+        optimizer=optimizer,
+    )
     cells = [_planned(spec, axes) for spec in (method, against) if spec is not None]
 
     from petl_bench import explain as explaining
@@ -149,12 +149,12 @@ def _print(sentence: str, found: "Explanation", tables: Iterable["Table"]) -> No
 
 def _setting(found: "Explanation") -> str:
     """Backbone, workload and place in one line, as above the tables of `run`."""
-    from petl_bench.record import Origin
+    from petl_bench.record import Origin, place_name
     from petl_bench.tables import Group
 
     return Group(
         origin=Origin.SIMULATED,
-        device=f"{found.device}, as {found.emulates}" if found.emulates else found.device,
+        device=place_name(found.device, found.emulates),
         backbone=found.case.backbone,
         workload=found.case.workload,
         records=(),

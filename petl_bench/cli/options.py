@@ -30,8 +30,29 @@ Emulate = Annotated[
 ]
 
 
-def given(**values: Any) -> dict[str, list[Any]]:
-    """Axes of a suite, of the options that were given."""
+def case_axes(
+    *,
+    name: str | None,
+    dtype: str | None,
+    attention: str | None,
+    batch_size: int | None,
+    source_length: int | None,
+    target_length: int | None,
+    optimizer: str | None,
+) -> dict[str, dict[str, list[Any]]]:
+    """A suite's axes of backbone and workload, of the options that were given."""
+    return {
+        "backbone": _given(name=name, dtype=dtype, attention=attention),
+        "workload": _given(
+            batch_size=batch_size,
+            source_length_tokens=source_length,
+            target_length_tokens=target_length,
+            optimizer=optimizer,
+        ),
+    }
+
+
+def _given(**values: Any) -> dict[str, list[Any]]:
     return {key: [value] for key, value in values.items() if value is not None}
 
 

@@ -8,6 +8,7 @@ import typer
 
 from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
+from petl_bench.cli.progress import run_plan
 
 if TYPE_CHECKING:
     from petl_bench.cards import Card
@@ -73,18 +74,20 @@ def run(  # noqa: PLR0917 - one parameter an option
     grid = _grid(
         suite,
         methods,
-        options.given(name=backbone, dtype=dtype, attention=attention),
-        options.given(
+        options.case_axes(
+            name=backbone,
+            dtype=dtype,
+            attention=attention,
             batch_size=batch_size,
-            source_length_tokens=source_length,
-            target_length_tokens=target_length,
+            source_length=source_length,
+            target_length=target_length,
             optimizer=optimizer,
         ),
     )
     plan = grid.plan()
     folder = out or Path("runs") / _run_name(plan, origin, card, emulate)
     store = Store(folder)
-    records = _run_plan(Runner(origin=origin, card=card, emulates=emulate), plan, store)
+    records = run_plan(Runner(origin=origin, card=card, emulates=emulate), plan, store)
     if as_json:
         for record in records:
             sys.stdout.write(record.model_dump_json() + "\n")
@@ -114,12 +117,7 @@ def _origin(profiler: str) -> "Origin":
     return Origin.SIMULATED
 
 
-def _grid(
-    path: Path | None,
-    methods: str | None,
-    backbone: dict[str, list[Any]],
-    workload: dict[str, list[Any]],
-) -> "Suite":
+def _grid(path: Path | None, methods: str | None, axes: dict[str, dict[str, list[Any]]]) -> "Suite":
     """The suite in the file, if any, with what was given on the command line put over it."""
     from petl_bench import registry
     from petl_bench.suite import Suite, load_suite
@@ -128,8 +126,8 @@ def _grid(
     given_methods = (methods,) if methods is not None else base.methods or registry.names()
     return Suite(
         methods=given_methods,
-        backbone={**base.backbone, **backbone},
-        workload={**base.workload, **workload},
+        backbone={**base.backbone, **axes["backbone"]},
+        workload={**base.workload, **axes["workload"]},
     )
 
 
@@ -143,36 +141,6 @@ def _run_name(
     ids = [planned.case.case_id for planned in plan]
     digest = hashlib.sha256("\n".join([origin.value, place, *ids]).encode()).hexdigest()
     return f"{plan[0].case.backbone.name}-{place}-{digest[:8]}"
-
-
-def _run_plan(runner: Any, plan: "list[PlannedCase]", store: Any) -> "list[Record]":
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    records: list[Record] = []
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}", markup=False),  # lora[r=8] is no markup
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,  # a log gets no bar, nor the empty line that it ends in
-    ) as bar:
-        task = bar.add_task("", total=len(plan))
-
-        def progress(planned: "PlannedCase", done: int) -> None:
-            backbone = planned.case.backbone.name
-            bar.update(task, description=f"{backbone} {planned.label}", completed=done)
-
-        try:
-            records.extend(runner.run(plan, store, progress))
-        except KeyboardInterrupt:
-            bar.stop()
-            print("stopped; the same command goes on where it left off", file=sys.stderr)
-            raise typer.Exit(130) from None
-    return records
 
 
 def _write_outputs(records: "list[Record]", folder: Path) -> None:

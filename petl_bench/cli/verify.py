@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from petl_bench.cards import CARDS
+from petl_bench.cli.progress import run_plan
 
 if TYPE_CHECKING:
     from petl_bench.cards import Card
@@ -126,13 +127,12 @@ def _measure(suite: Path | None, folder: Path) -> "list[Record]":
     # A device that no card is known for comes to light only now, since this process opens no CUDA
     # context; what was measured is stored, and the same command with --gpu goes on from there.
     from petl_bench import cards
-    from petl_bench.cli.run import _run_plan
     from petl_bench.record import Origin
     from petl_bench.runner import Runner
     from petl_bench.store import Store
 
     runner = Runner(origin=Origin.MEASURED, card=cards.find(cards.DEFAULT_CARD))
-    return _run_plan(runner, _grid(suite).plan(), Store(folder))
+    return run_plan(runner, _grid(suite).plan(), Store(folder))
 
 
 def _grid(path: Path | None) -> "Suite":
@@ -164,7 +164,6 @@ def _simulate(measured: "Sequence[Record]", chosen: "Mapping[str, Card]") -> "li
     """A simulation of each measured case, always anew: what verifies must not be stale."""
     from tempfile import TemporaryDirectory
 
-    from petl_bench.cli.run import _run_plan
     from petl_bench.record import Origin
     from petl_bench.runner import Runner
     from petl_bench.store import Store
@@ -181,7 +180,7 @@ def _simulate(measured: "Sequence[Record]", chosen: "Mapping[str, Card]") -> "li
         for (card, options), plan in plans.items():
             with _allocator_options(options):
                 runner = Runner(origin=Origin.SIMULATED, card=card)
-                simulated += _run_plan(runner, list(plan.values()), store)
+                simulated += run_plan(runner, list(plan.values()), store)
     return simulated
 
 

@@ -1,7 +1,8 @@
 """Cards by name: what a simulation needs to know of the device that it stands for.
 
 Memory, dense peak rates and bandwidth from NVIDIA's data sheets of each card. fp32 is the rate
-of the CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise.
+of the CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise. What a
+multiprocessor holds goes with the compute capability: CUDA C++ Programming Guide, section 16.2.
 """
 
 from dataclasses import dataclass
@@ -18,10 +19,24 @@ class Card:
     title: str
     memory_bytes: int
     compute_capability: tuple[int, int]
+    multiprocessors: int
     fp32_flops_per_s: float
     half_flops_per_s: float  # bf16 and fp16 on tensor cores, fp32 accumulation, no sparsity
     bandwidth_bytes_per_s: float
     device_names: tuple[str, ...] = ()  # torch's names of devices that it stands for, less the make
+
+    @property
+    def threads_per_multiprocessor(self) -> int:
+        """Threads that a multiprocessor runs at once."""
+        return {(7, 5): 1024, (8, 0): 2048, (9, 0): 2048, (10, 0): 2048}.get(
+            self.compute_capability, 1536
+        )
+
+    @property
+    def shared_memory_bytes(self) -> int:
+        """Shared memory that a thread block may ask for."""
+        small = {(7, 5): 64, (8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227}
+        return small.get(self.compute_capability, 99) * KIB
 
     @property
     def cublas_workspace_bytes(self) -> int:
@@ -43,6 +58,7 @@ CARDS = {
             title="T4 16GB",
             memory_bytes=16 * GIB,
             compute_capability=(7, 5),
+            multiprocessors=40,
             fp32_flops_per_s=8.1e12,
             half_flops_per_s=65e12,
             bandwidth_bytes_per_s=320e9,
@@ -53,6 +69,7 @@ CARDS = {
             title="RTX A6000 48GB",
             memory_bytes=48 * GIB,
             compute_capability=(8, 6),
+            multiprocessors=84,
             fp32_flops_per_s=38.7e12,
             half_flops_per_s=154.8e12,
             bandwidth_bytes_per_s=768e9,
@@ -63,6 +80,7 @@ CARDS = {
             title="A100 40GB",
             memory_bytes=40 * GIB,
             compute_capability=(8, 0),
+            multiprocessors=108,
             fp32_flops_per_s=19.5e12,
             half_flops_per_s=312e12,
             bandwidth_bytes_per_s=1555e9,
@@ -73,6 +91,7 @@ CARDS = {
             title="A100 80GB",
             memory_bytes=80 * GIB,
             compute_capability=(8, 0),
+            multiprocessors=108,
             fp32_flops_per_s=19.5e12,
             half_flops_per_s=312e12,
             bandwidth_bytes_per_s=2039e9,
@@ -83,6 +102,7 @@ CARDS = {
             title="H100 SXM 80GB",
             memory_bytes=80 * GIB,
             compute_capability=(9, 0),
+            multiprocessors=132,
             fp32_flops_per_s=66.9e12,
             half_flops_per_s=989e12,
             bandwidth_bytes_per_s=3350e9,
@@ -93,6 +113,7 @@ CARDS = {
             title="H200 SXM 141GB",
             memory_bytes=141 * GIB,
             compute_capability=(9, 0),
+            multiprocessors=132,
             fp32_flops_per_s=66.9e12,
             half_flops_per_s=989e12,
             bandwidth_bytes_per_s=4800e9,

@@ -157,7 +157,7 @@ def _parameters(name: str) -> int:
     from petl_bench import backbones
 
     backbone = backbones.find(name)
-    return backbones.FAMILIES[backbone.family].dims(backbone).total_parameters
+    return backbones.FAMILIES[backbone.family].dims(backbone.config).total_parameters
 
 
 def _simulate(measured: "Sequence[Record]", chosen: "Mapping[str, Card]") -> "list[Record]":

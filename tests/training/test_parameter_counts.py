@@ -42,7 +42,7 @@ def closed_form(backbone: str, spec: str, **changes) -> int:
     ((_, choice),) = method_spec.parse_specs(spec)
     method = registry.get(choice.name)
     config = method_spec.validated_config(method, choice.config)
-    return method.trainable_parameters(FAMILIES[found.family].dims(found), config)
+    return method.trainable_parameters(FAMILIES[found.family].dims(found.config), config)
 
 
 @pytest.mark.parametrize(("spec", "count"), T5_BASE.items())

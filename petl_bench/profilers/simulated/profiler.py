@@ -15,6 +15,7 @@ from petl_bench.profilers.simulated.accounting import Accountant
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
+from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
 from petl_bench.record import Category, Measurement, Phase, PhaseMemory, TimelinePoint
 from petl_bench.training import make_optimizer, trainable, training_step
@@ -120,7 +121,7 @@ def run_ledger(
         profiler = SimulatedProfiler(ledger, trainee, optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, optimizer)
-        with era.kernels(card.compute_capability), ledger:
+        with era.kernels(card.compute_capability), modes_in_recomputation(), ledger:
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add

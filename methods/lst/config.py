@@ -68,13 +68,7 @@ class LstConfig(MethodConfig):
     )
     head: Literal["backbone", "side"] = Field(
         "backbone",
-        description="what reads the ladder: the backbone's head, or for classifiers one linear "
-        "layer on the first token's side state",
-    )
-    initialise: Literal["random", "magnitude", "fisher"] = Field(
-        "random",
-        description="native side blocks: drawn, or cut from the backbone by weight or by Fisher "
-        "information",
+        description="what reads it: the backbone's head, or a linear layer on the first token",
     )
     backbone_dropout: bool = Field(default=True, description="leave dropout on in the backbone")
     attention: Literal["backbone", "sdpa"] = Field(
@@ -106,8 +100,6 @@ class LstConfig(MethodConfig):
         native = self.blocks in {"native", "cross-attention"}
         if self.width is not None and self.blocks != "plain":
             raise ValueError("width is for blocks=plain; the others take reduction")
-        if self.initialise != "random" and self.blocks != "native":
-            raise ValueError(f"initialise={self.initialise} cuts native blocks from the backbone")
         if self.attention != "backbone" and not native:
             raise ValueError("attention is an option of native blocks")
         if self.blocks == "cross-attention" and self.gates == "learned":

@@ -28,12 +28,12 @@ def load_lst(model: Any, folder: str | Path, name: str | None = None) -> nn.Modu
         raise LadderError(f"{folder} holds a ladder for {beside}; this is another: {other}")
     name = name or about.name
     attach_lst(model, name, **config.model_dump())
-    try:
-        model.ladders[name].load_state_dict(tensors)
-    except RuntimeError as error:
+    ladder = model.ladders[name]
+    expected = {key: tensor.shape for key, tensor in ladder.state_dict().items()}
+    if expected != {key: tensor.shape for key, tensor in tensors.items()}:
         model.ladders.remove(name)
-        lines = str(error).splitlines()
-        raise LadderError(f"{folder}: {' '.join(line.strip() for line in lines[:2])}") from None
+        raise LadderError(f"{folder}: its tensors are not those of its options")
+    ladder.load_state_dict(tensors)
     return model  # type: ignore[no-any-return]
 
 

@@ -7,7 +7,7 @@
 
 Source: Sung, Cho & Bansal 2022, arXiv:2206.06522, section 3. Reading order of the files: config,
 side (one stack's network), designs and blocks (its layers), rungs, ladder (the whole), ladders
-(how it listens to the model and speaks in its place), checkpoint and loading, counts.
+(how it listens to the model and speaks in its place), pruning, checkpoint and loading, counts.
 """
 
 from petl_bench.method import Method
@@ -17,6 +17,7 @@ from .config import LstConfig
 from .counts import trainable_parameters, unsupported
 from .ladders import attach, attach_lst
 from .loading import from_pretrained, load_lst
+from .pruning import cut_from_backbone, fisher_information
 
 METHOD = Method(
     name="lst",
@@ -33,6 +34,8 @@ __all__ = [
     "LadderError",
     "LstConfig",
     "attach_lst",
+    "cut_from_backbone",
+    "fisher_information",
     "from_pretrained",
     "load_lst",
 ]

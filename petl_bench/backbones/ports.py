@@ -158,6 +158,7 @@ class Stack:
     module: nn.Module  # returns the stack's final states, [B, T, D], first
     embedding: nn.Module  # called once a forward pass; returns [B, T, D]
     embedding_dropout: float  # that the stack applies to the result of `embedding`
+    final_norm: nn.Module | None
     layers: Sequence[nn.Module]  # each called once a forward pass; returns [B, T, D] (first)
     causal: bool  # a token sees only those before it
     # The additive or boolean masks that a layer was called with, given its arguments: of its
@@ -195,6 +196,20 @@ class ThinStack(nn.Module):
 
     def finish(self, state_BTd: torch.Tensor) -> torch.Tensor:
         """The stack's final norm and dropout, if it has them; forgets the pass."""
+        raise NotImplementedError
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """The norm after the last layer."""
+        raise NotImplementedError
+
+    @property
+    def position_table(self) -> nn.Module | None:
+        """The first kept layer's relative position biases."""
+        raise NotImplementedError
+
+    def sublayers(self, index: int) -> tuple[Sublayer, ...]:
+        """The residual branches of thin layer `index`, in order."""
         raise NotImplementedError
 
     def run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -166,6 +166,7 @@ def _ports(model: nn.Module) -> Ports:
                 module=stack,
                 embedding=stack.embed_tokens,
                 embedding_dropout=stack.dropout.p,
+                final_norm=stack.final_layer_norm,
                 layers=tuple(stack.block),
                 causal=stack.is_decoder,
                 masks=_masks,
@@ -250,6 +251,24 @@ class ThinT5Stack(ThinStack):
         self._encoder_states_BSd: torch.Tensor | None = None
         self._position_bias: torch.Tensor | None = None
         self._cross_position_bias: torch.Tensor | None = None
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """Of width d."""
+        norm: nn.Module = self.final_layer_norm
+        return norm
+
+    @property
+    def position_table(self) -> nn.Module:
+        """Of the first kept block, [buckets, H]."""
+        first: Any = next(iter(self.block.values()))
+        table: nn.Module = first.layer[0].SelfAttention.relative_attention_bias
+        return table
+
+    def sublayers(self, index: int) -> tuple[Sublayer, ...]:
+        """The residual branches of the block beside backbone block `index`."""
+        block: Any = self.block[str(index)]
+        return tuple(_sublayer("side", index, layer) for layer in block.layer)
 
     def start(self, encoder_states_BTd: torch.Tensor | None) -> None:
         """Begin a pass; a decoder's blocks attend to [B, S, d]."""

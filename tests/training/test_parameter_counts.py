@@ -23,6 +23,8 @@ T5_BASE = {
     "ptuning": 8_278_272,
     "ptuning[encoder=mlp]": 1_778_688,
     "ia3": 129_024,
+    "prefix": 29_571_072,
+    "prefix[projection=false]": 552_960,
     "lst": 3_878_712,
     "lst[keep=1-3,5-7,9-11]": 3_878_712,
     "lst[keep=all]": 5_097_240,

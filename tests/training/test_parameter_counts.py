@@ -23,6 +23,7 @@ T5_BASE = {
     "ptuning": 8_278_272,
     "ptuning[encoder=mlp]": 1_778_688,
     "ia3": 129_024,
+    "theseus": 99_114_240,
     "prefix": 29_571_072,
     "prefix[projection=false]": 552_960,
     "lst": 3_878_712,

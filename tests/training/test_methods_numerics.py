@@ -24,7 +24,9 @@ def logits(model, batch):
         return model.eval()(**batch)["logits"]
 
 
-@pytest.mark.parametrize("spec", ["lora", "lora[biases=all]", "bitfit", "bitfit[terms=norms]"])
+@pytest.mark.parametrize(
+    "spec", ["lora", "lora[biases=all]", "bitfit", "bitfit[terms=norms]", "ia3"]
+)
 def test_methods_that_start_as_the_identity_reproduce_the_backbone(
     spec, attach, backbone, reference
 ):
@@ -57,13 +59,83 @@ def test_prompt_tuning_is_the_backbone_on_concatenated_embeddings(attach, backbo
     built = attach("prompt[tokens=4]", backbone)
     batch = built.batch()
     (prompt_PD,) = (p for p in built.model.parameters() if p.requires_grad)
-    B = batch["input_ids"].shape[0]
+    expected = logits_with_prompt(reference, prompt_PD, batch)
+    torch.testing.assert_close(logits(built.model, batch), expected, **TOLERANCE)
+
+
+def logits_with_prompt(reference, prompt_PD, batch):
+    """What the plain backbone says when the prompt stands before every source."""
+    B, P = len(batch["input_ids"]), len(prompt_PD)
     embedded = reference.shared(batch["input_ids"])
-    together = torch.cat([prompt_PD.detach().expand(B, -1, -1), embedded], dim=1)
-    mask = torch.cat([torch.ones(B, 4, dtype=torch.long), batch["attention_mask"]], dim=1)
+    together = torch.cat([prompt_PD.expand(B, -1, -1), embedded], dim=1)
+    mask = torch.cat([torch.ones(B, P, dtype=torch.long), batch["attention_mask"]], dim=1)
     with torch.no_grad():
-        expected = reference(inputs_embeds=together, attention_mask=mask, labels=batch["labels"])
-    torch.testing.assert_close(logits(built.model, batch), expected.logits, **TOLERANCE)
+        return reference(inputs_embeds=together, attention_mask=mask, labels=batch["labels"]).logits
+
+
+def test_p_tuning_prompts_with_what_an_lstm_writes(attach, backbone, reference):
+    built = attach("ptuning[tokens=4,hidden=6]", backbone)
+    batch = built.batch()
+    encoder = built.model.prompt_encoder["default"]
+    weights = dict(encoder.lstm_head.named_parameters())
+    states = encoder.embedding.weight
+    with torch.no_grad():
+        for layer in (0, 1):
+            ahead = lstm(states, weights, f"l{layer}")
+            back = lstm(states.flip(0), weights, f"l{layer}_reverse").flip(0)
+            states = torch.cat([ahead, back], dim=1)
+        first, _, second = encoder.mlp_head
+        prompt_PD = affine(affine(states, first).clamp(min=0), second)
+    expected = logits_with_prompt(reference, prompt_PD, batch)
+    torch.testing.assert_close(logits(built.model, batch), expected, **TOLERANCE)
+
+
+def test_p_tuning_with_an_mlp_has_three_layers(attach, backbone, reference):
+    built = attach("ptuning[tokens=4,encoder=mlp,hidden=6]", backbone)
+    batch = built.batch()
+    encoder = built.model.prompt_encoder["default"]
+    first, _, second, _, third = encoder.mlp_head
+    with torch.no_grad():
+        inner = affine(encoder.embedding.weight, first).clamp(min=0)
+        prompt_PD = affine(affine(inner, second).clamp(min=0), third)
+    expected = logits_with_prompt(reference, prompt_PD, batch)
+    torch.testing.assert_close(logits(built.model, batch), expected, **TOLERANCE)
+
+
+def affine(x, linear):
+    return x @ linear.weight.T + linear.bias
+
+
+def lstm(inputs, weights, name):
+    """Hochreiter & Schmidhuber's cell with forget gates, over [P, D], from a state of zeros."""
+    hidden = weights[f"weight_hh_{name}"].shape[1]
+    h = c = torch.zeros(hidden)
+    outputs = []
+    for x in inputs:
+        gates = weights[f"weight_ih_{name}"] @ x + weights[f"bias_ih_{name}"]
+        gates = gates + weights[f"weight_hh_{name}"] @ h + weights[f"bias_hh_{name}"]
+        enter, forget, candidate, leave = gates.chunk(4)
+        c = forget.sigmoid() * c + enter.sigmoid() * candidate.tanh()
+        h = leave.sigmoid() * c.tanh()
+        outputs.append(h)
+    return torch.stack(outputs)
+
+
+def test_ia3_is_the_backbone_with_rescaled_weights(attach, backbone, reference):
+    """Rows of k and v, and columns of wo, times their vectors; nothing else."""
+    built = attach("ia3", backbone)
+    batch = built.batch()
+    plain = dict(reference.named_modules())
+    rescaled = set()
+    for name, module in built.plain.named_modules():
+        if hasattr(module, "ia3_l"):
+            vector = module.ia3_l["default"]
+            torch.nn.init.normal_(vector)
+            by_column = name.endswith(".wo")
+            plain[name].weight.data *= vector.view(1, -1) if by_column else vector.view(-1, 1)
+            rescaled.add(name.rsplit(".", 1)[1])
+    assert rescaled == {"k", "v", "wo"}
+    torch.testing.assert_close(logits(built.model, batch), logits(reference, batch), **TOLERANCE)
 
 
 def test_an_adapter_is_a_residual_bottleneck_on_the_branch(attach, backbone):

@@ -94,7 +94,7 @@ def attach(model: nn.Module, ports: Ports, config: CompacterConfig) -> nn.Module
     """Freeze the backbone and hang an adapter on each chosen branch's last projection."""
     freeze(model)
     n, D, m = config.phm_dim, ports.dims.hidden_size, config.width(ports.dims.hidden_size)
-    rule = nn.Parameter(ports.head.weight.new_empty(n, n, n))
+    rule = nn.Parameter(ports.like.new_empty(n, n, n))
     nn.init.normal_(rule, std=1e-4)
     branches.hang(
         ports,

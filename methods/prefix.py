@@ -132,7 +132,7 @@ def attach(model: nn.Module, ports: Ports, config: PrefixConfig) -> nn.Module:
             group.append(parents[sublayer.projections["k"]])
     if not attentions:
         raise ValueError("prefix: no attention sublayers")
-    device = ports.head.weight.device
+    device = ports.like.device
     writers = {
         group: peft.PrefixEncoder(
             peft.PrefixTuningConfig(

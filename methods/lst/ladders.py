@@ -258,9 +258,7 @@ def attach(model: nn.Module, ports: Ports, config: LstConfig, name: str = "defau
     if not name.isidentifier() or hasattr(ladders, name):
         raise ValueError(f"lst: a ladder cannot be called {name!r}; take an identifier")
     ladder = Ladder(ports, config)
-    embedding = ports.stacks[0].embedding
-    like = next(embedding.parameters())
-    ladder.to(device=like.device, dtype=like.dtype)
+    ladder.to(device=ports.like.device, dtype=ports.like.dtype)
     ladder.train(model.training)
     ladders[name] = ladder
     ladders.activate(name)

@@ -231,6 +231,11 @@ class Ports:
     peft_task: str  # peft's TaskType of this kind of model
 
     @property
+    def like(self) -> torch.Tensor:
+        """A parameter that has the device and dtype of what a method adds: the embedding's."""
+        return next(self.stacks[0].embedding.parameters())
+
+    @property
     def biasable(self) -> list[nn.Module]:
         """What bias terms belong to: projections and norms of the sublayers, a language head."""
         inside = [m for s in self.sublayers for m in (*s.projections.values(), s.norm)]

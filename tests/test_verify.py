@@ -16,18 +16,9 @@ from petl_bench.store import read_records
 from petl_bench.suite import PlannedCase, Suite, load_suite
 from petl_bench.tables import to_markdown
 from petl_bench.units import GIB
-from petl_bench.verify import (
-    WHOLE_STEP,
-    Counter,
-    Pair,
-    case_name,
-    case_tables,
-    finding,
-    newest,
-    overview,
-    pair_up,
-    verify,
-)
+from petl_bench.verify.errors import WHOLE_STEP, Counter, verify
+from petl_bench.verify.pairs import Pair, newest, pair_up
+from petl_bench.verify.tables import case_name, case_tables, finding, overview
 
 A100 = "NVIDIA A100-SXM4-80GB"
 CARDS = {A100: "a100-80gb"}

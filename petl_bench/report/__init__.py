@@ -14,7 +14,6 @@ from jinja2 import StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from petl_bench.plots import Axis, throughput_label
 from petl_bench.record import Environment, Origin, Record, Status
 from petl_bench.report.charts import (
     FRONTIER,
@@ -24,6 +23,7 @@ from petl_bench.report.charts import (
     peak_chart,
     timeline_charts,
 )
+from petl_bench.series import Axis, throughput_label
 from petl_bench.tables import (
     ABSENT,
     Group,

@@ -83,17 +83,15 @@ class Verification:
     rankings: tuple[Ranking, ...]
 
     @property
-    def without_numbers(self) -> list[Pair]:
-        """Pairs of which a side did not end well, those that disagree first."""
-        return sorted(
-            (pair for pair in self.pairs if pair.measurements is None),
-            key=lambda pair: pair.agrees,
-        )
+    def exceptions(self) -> list[Pair]:
+        """Pairs that did not end well on both sides, those that disagree first."""
+        found = (pair for pair in self.pairs if pair.measurements is None or not pair.agrees)
+        return sorted(found, key=lambda pair: pair.agrees)
 
     @property
     def disagreements(self) -> list[Pair]:
         """Pairs that did not end alike."""
-        return [pair for pair in self.without_numbers if not pair.agrees]
+        return [pair for pair in self.pairs if not pair.agrees]
 
     def summary(self, counter: Counter, phase: Phase | None = WHOLE_STEP) -> ErrorSummary | None:
         """The summary of `counter` within `phase`; None if no pair has both numbers."""

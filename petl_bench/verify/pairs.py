@@ -23,17 +23,11 @@ class Pair:
 
     @property
     def agrees(self) -> bool:
-        """Whether both sides ended alike.
-
-        A simulation has no limit of its own, so it agrees on "oom" when its live tensors alone
-        are more than the measured device has. An error is no answer, and agrees with nothing.
-        """
-        if self.simulated is None:
-            return False
-        if self.measured.status is Status.OOM and self.simulated.measurement:
-            room = self.measured.environment.device_total_bytes
-            return room is not None and self.simulated.measurement.peak_allocated_bytes > room
-        return self.measured.status == self.simulated.status != Status.ERROR
+        """Whether both sides ended alike. An error is no answer, and agrees with nothing."""
+        return (
+            self.simulated is not None
+            and self.measured.ending == self.simulated.ending != Status.ERROR
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from petl_bench.record import PROTOCOL_VERSION, Phase, Record
+from petl_bench.record import PROTOCOL_VERSION, Phase, Record, Status
 from petl_bench.tables import ABSENT, Cell, Column, Table, status_text, to_markdown
 from petl_bench.units import format_bytes
 from petl_bench.verify.errors import (
@@ -59,7 +59,7 @@ def case_name(record: Record) -> str:
 def overview(verification: Verification) -> list[Table]:
     """What did not end well on both sides, if anything; the errors; the order of the methods."""
     tables = [
-        _without_numbers_table(verification.without_numbers),
+        _exceptions_table(verification.exceptions),
         _summary_table(verification.summaries),
         _ranking_table(verification.rankings),
     ]
@@ -149,7 +149,7 @@ def _swap_text(swap: tuple[str, str, float]) -> str:
     return f"{one} and {other} (measured {_size(apart)} apart)"
 
 
-def _without_numbers_table(pairs: Iterable[Pair]) -> Table:
+def _exceptions_table(pairs: Iterable[Pair]) -> Table:
     rows = tuple(
         (
             Cell(text=case_name(pair.measured)),
@@ -161,8 +161,8 @@ def _without_numbers_table(pairs: Iterable[Pair]) -> Table:
         for pair in pairs
     )
     return Table(
-        title="Cases without numbers on both sides",
-        caption="A simulation agrees on oom when its tensors are more than the device has.",
+        title="Cases that did not end well on both sides",
+        caption="A simulation that is too large for its card agrees with a measured oom.",
         columns=_columns("<case", "<device", "<measured", "<simulated", "<verdict"),
         rows=rows,
     )
@@ -171,7 +171,7 @@ def _without_numbers_table(pairs: Iterable[Pair]) -> Table:
 def _ending(record: Record | None) -> str:
     if record is None:
         return f"not simulated under protocol {PROTOCOL_VERSION}"
-    if record.measurement is None:
+    if record.measurement is None or record.ending is not Status.OK:
         return status_text(record)
     return f"ok: {format_bytes(record.measurement.peak_allocated_bytes)} allocated"
 

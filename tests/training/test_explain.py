@@ -297,7 +297,7 @@ def traced(model, run):
     assert ledger.locate is None
     told = []
     for size, operator, site in zip(ledger.sizes, ledger.operators, ledger.sites, strict=True):
-        if operator == "adopted":
+        if operator == "(loaded)":
             continue
         module, source, in_backward = provenance.sites[site]
         file, _, line = source.partition(":")

@@ -47,8 +47,8 @@ def test_a_linear_layers_every_byte_by_hand():
     ledger.adopt([batch], Category.INPUT)
     forward_backward(ledger, model, batch)
     assert story(ledger) == [
-        ("+", "adopted", 24),
-        ("+", "adopted", 48),
+        ("+", "(loaded)", 24),
+        ("+", "(loaded)", 48),
         ("+", "aten::mm", 32),
         ("+", "aten::sum", 4),
         ("-", "aten::mm", 32),
@@ -90,7 +90,7 @@ def test_views_and_in_place_operators_allocate_nothing():
         y = x.view(6, 4).t()[1:].expand(2, 3, 6)
         y.add_(1)
         x.relu_()
-    assert story(ledger) == [("+", "adopted", 96)]
+    assert story(ledger) == [("+", "(loaded)", 96)]
 
 
 def test_a_storage_lives_as_long_as_its_last_view():

@@ -242,4 +242,6 @@ def load_record(data: Any) -> Record:
     version = data.get("schema_version")
     if type(version) is not int or version > SCHEMA_VERSION or version < 1:
         raise ValueError(f"schema_version {version!r} is not supported (newest: {SCHEMA_VERSION})")
-    return Record.model_validate(data)
+    record = Record.model_validate(data)
+    # The id follows the fields that a case has today: those it gained since have their defaults.
+    return record.model_copy(update={"case_id": record.case.case_id})

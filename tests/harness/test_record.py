@@ -258,6 +258,13 @@ def test_a_record_from_before_it_could_tell_what_fits_is_read(made_up_record):
     assert load_record(data).measurement.fit is None
 
 
+def test_a_record_from_before_its_case_had_a_field_is_found_under_todays_id(made_up_record):
+    document = json.loads(made_up_record().model_dump_json())
+    document["case_id"] = "0" * 16
+    del document["case"]["workload"]["optimizer"]
+    assert load_record(document).case_id == made_up_record().case.case_id
+
+
 def test_a_case_that_is_too_large_for_its_card_ends_out_of_memory_there(made_up_record, refused):
     assert made_up_record(fit=refused()).ending is Status.OOM
     assert made_up_record(fit=refused()).status is Status.OK

@@ -10,19 +10,20 @@ authors' code; it also starts the linear layers at N(0, 0.01**2), which Houlsby 
 Legend: B batch, T tokens, D hidden size, m bottleneck.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from petl_bench.backbones.ports import Dims, Ports, SublayerKind
+from petl_bench import branches
+from petl_bench.backbones.ports import Dims, Ports
 from petl_bench.method import Method, MethodConfig, freeze
 
 _AFTER = {
-    "houlsby": {SublayerKind.SELF_ATTENTION, SublayerKind.FEED_FORWARD},
-    "pfeiffer": {SublayerKind.FEED_FORWARD},
+    "houlsby": branches.SELF_ATTENTION_AND_FEED_FORWARD,
+    "pfeiffer": branches.FEED_FORWARD,
 }
 
 
@@ -63,26 +64,16 @@ class Bottleneck(nn.Module):
 def attach(model: nn.Module, ports: Ports, config: AdapterConfig) -> nn.Module:
     """Freeze the backbone and hang a bottleneck on each chosen branch's last projection."""
     freeze(model)
-    hidden_size = ports.dims.hidden_size
-    after = _AFTER[config.placement]
-    chosen = [s.output for s in ports.sublayers if s.kind in after]
-    if not chosen:
-        raise ValueError(f"adapter: no sublayer of kind {' or '.join(sorted(after))}")
-    for output in chosen:
-        output.adapter = Bottleneck(hidden_size, config.width(hidden_size), output.weight)
-        output.register_forward_hook(_adapt)
+    D = ports.dims.hidden_size
+    branches.hang(
+        ports,
+        _AFTER[config.placement],
+        lambda output: Bottleneck(D, config.width(D), output.weight),
+    )
     if config.norms:
         for norm in ports.norms:
             norm.requires_grad_(requires_grad=True)
     return model
-
-
-def _adapt(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-    del args
-    adapter = module.adapter
-    assert isinstance(adapter, Bottleneck)
-    adapted: torch.Tensor = adapter(output)
-    return adapted
 
 
 def trainable_parameters(dims: Dims, config: AdapterConfig) -> int:
@@ -91,11 +82,7 @@ def trainable_parameters(dims: Dims, config: AdapterConfig) -> int:
     T5-base, m = 48: 48 bottlenecks of 74,544 and 62 norms of 768 make 3,625,728.
     """
     D, m = dims.hidden_size, config.width(dims.hidden_size)
-    after = _AFTER[config.placement]
-    bottlenecks = sum(
-        stack.layers * sum(kind in after for kind in stack.sublayers)
-        for stack in dims.stacks.values()
-    )
+    bottlenecks = branches.count(dims, _AFTER[config.placement])
     norms = dims.num_sublayers + len(dims.stacks) if config.norms else 0
     return bottlenecks * (2 * D * m + m + D) + norms * D
 

@@ -38,7 +38,7 @@ class Trainee:
 def unsupported(case: Case) -> str | None:
     """Why the case's method does not go with its backbone, in one sentence; None if it does."""
     method = registry.get(case.method.name)
-    dims = FAMILIES[case.backbone.family].dims(case.backbone)
+    dims = FAMILIES[case.backbone.family].dims(case.backbone.config)
     return method.unsupported(dims, validated_config(method, case.method.config))
 
 
@@ -52,7 +52,7 @@ def assemble(case: Case, device: torch.device) -> Trainee:
         backbone_parameters = _count(backbone)
         # Weak: a module that the method throws away must not stay in memory for its name.
         names = WeakKeyDictionary({module: name for name, module in backbone.named_modules()})
-        ports = family.ports(backbone, case.backbone)
+        ports = family.ports(backbone)
         model = method.attach(backbone, ports, config)
     model.train()
     return Trainee(model, ports, backbone_parameters, names)

@@ -1,14 +1,31 @@
 """Cards by name: what a simulation needs to know of the device that it stands for.
 
-Memory, dense peak rates and bandwidth from NVIDIA's data sheets of each card. fp32 is the rate
-of the CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise. What a
+Dense peak rates and bandwidth from NVIDIA's data sheets of each card. fp32 is the rate of the
+CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise. What a
 multiprocessor holds goes with the compute capability: CUDA C++ Programming Guide, section 16.2.
+
+Memory is what PyTorch finds on the card, which is less than its label says: the driver, and ECC
+on some, keep a part. How much depends on the driver, so it is the least that PyTorch's messages
+of "a total capacity of ... GiB" in public reports have. The context's bytes are an ESTIMATE, from
+the same messages: "this process has ... in use", less what they say PyTorch has. It grows with
+the card's multiprocessors (ggml-org/llama.cpp#23604). Taken is the most that was found since CUDA
+loads kernels lazily (pytorch/pytorch#86509), rounded up to 64 MiB, since a card that is called
+too small costs its reader less than one that is called large enough:
+
+    card   found, MiB   reports
+    T4     95 to 148    Zheng-Chong/CatVTON#133, GSeanCDAT/GIMM-VFI#6, hpcaitech/Open-Sora#697
+    A6000  262 to 330   black-forest-labs/flux2#23, logs in notebooks
+    A100   409 to 522   TianheWu/CoSeR#10, lianqi1008/Control-GIC#6, hahnyuan/PB-LLM#3 (A800)
+    H100   522 to 749   few, on H100 and H200, in logs of training and of loading
+
+A measured record says it exactly (device used less reserved); once there is one, it replaces the
+estimate of its card.
 """
 
 from dataclasses import dataclass
 
 from petl_bench.errors import UsageError, hint
-from petl_bench.units import GIB, KIB, MIB
+from petl_bench.units import KIB, MIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,13 +34,19 @@ class Card:
 
     name: str
     title: str
-    memory_bytes: int
+    memory_bytes: int  # torch's total_memory of the device
+    context_bytes: int  # held by a process beside its tensors: CUDA's context, loaded kernels
     compute_capability: tuple[int, int]
     multiprocessors: int
     fp32_flops_per_s: float
     half_flops_per_s: float  # bf16 and fp16 on tensor cores, fp32 accumulation, no sparsity
     bandwidth_bytes_per_s: float
     device_names: tuple[str, ...] = ()  # torch's names of devices that it stands for, less the make
+
+    @property
+    def capacity_bytes(self) -> int:
+        """What is left for PyTorch's caching allocator in a process that has the card alone."""
+        return self.memory_bytes - self.context_bytes
 
     @property
     def threads_per_multiprocessor(self) -> int:
@@ -56,7 +79,8 @@ CARDS = {
         Card(
             name="t4",
             title="T4 16GB",
-            memory_bytes=16 * GIB,
+            memory_bytes=14_909 * MIB,  # 14.56 GiB with ECC on, as it ships
+            context_bytes=192 * MIB,
             compute_capability=(7, 5),
             multiprocessors=40,
             fp32_flops_per_s=8.1e12,
@@ -67,7 +91,8 @@ CARDS = {
         Card(
             name="a6000",
             title="RTX A6000 48GB",
-            memory_bytes=48 * GIB,
+            memory_bytes=48_670 * MIB,  # 47.53 GiB with ECC off, as it ships
+            context_bytes=384 * MIB,
             compute_capability=(8, 6),
             multiprocessors=84,
             fp32_flops_per_s=38.7e12,
@@ -78,7 +103,8 @@ CARDS = {
         Card(
             name="a100-40gb",
             title="A100 40GB",
-            memory_bytes=40 * GIB,
+            memory_bytes=40_325 * MIB,  # 39.38 GiB
+            context_bytes=576 * MIB,
             compute_capability=(8, 0),
             multiprocessors=108,
             fp32_flops_per_s=19.5e12,
@@ -89,7 +115,8 @@ CARDS = {
         Card(
             name="a100-80gb",
             title="A100 80GB",
-            memory_bytes=80 * GIB,
+            memory_bytes=80_998 * MIB,  # 79.10 GiB
+            context_bytes=576 * MIB,
             compute_capability=(8, 0),
             multiprocessors=108,
             fp32_flops_per_s=19.5e12,
@@ -100,7 +127,8 @@ CARDS = {
         Card(
             name="h100",
             title="H100 SXM 80GB",
-            memory_bytes=80 * GIB,
+            memory_bytes=81_008 * MIB,  # 79.11 GiB
+            context_bytes=768 * MIB,
             compute_capability=(9, 0),
             multiprocessors=132,
             fp32_flops_per_s=66.9e12,
@@ -111,7 +139,8 @@ CARDS = {
         Card(
             name="h200",
             title="H200 SXM 141GB",
-            memory_bytes=141 * GIB,
+            memory_bytes=143_073 * MIB,  # 139.72 GiB
+            context_bytes=768 * MIB,
             compute_capability=(9, 0),
             multiprocessors=132,
             fp32_flops_per_s=66.9e12,

@@ -1,6 +1,5 @@
 """The place a case is run in."""
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from petl_bench import __version__
 from petl_bench.cards import Card
 from petl_bench.record import Environment
+from petl_bench.sources import sha256_of_files
 
 ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
@@ -84,12 +84,9 @@ def _version(package: str) -> str:
 def _harness_sha256() -> str:
     """Hash of this package's source files, methods apart: what a record's numbers rest on."""
     folder = Path(__file__).resolve().parent
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        name = file.relative_to(folder).as_posix()
-        if not name.startswith("methods/"):  # where a wheel puts them
-            digest.update(name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
+    methods = folder / "methods"  # where a wheel puts them
+    files = (file for file in folder.rglob("*.py") if not file.is_relative_to(methods))
+    return sha256_of_files(folder, files)
 
 
 @cache

@@ -17,14 +17,13 @@ from petl_bench.cards import Card
 from petl_bench.case import Case, Frozen
 from petl_bench.errors import UsageError
 from petl_bench.profilers.simulated.era import ERAS, Era
-from petl_bench.profilers.simulated.ledger import Ledger
+from petl_bench.profilers.simulated.ledger import LOADED, Ledger
 from petl_bench.profilers.simulated.profiler import META, blocks_at_peak, run_ledger
 from petl_bench.profilers.simulated.provenance import Provenance
 from petl_bench.record import Category, Phase
 from petl_bench.units import format_bytes
 
 MODEL = "(model)"
-LOADED = "(loaded)"  # before the first step, by no operator
 NO_SOURCE = ""
 _OUTSIDE = {Category.INPUT: "(batch)", Category.WORKSPACE: "(library)"}
 _ELSEWHERE = "(training step)"  # the optimizer, clipping
@@ -285,13 +284,13 @@ def _live(index: int, size: int, ledger: Ledger, provenance: Provenance) -> Live
     module, name = provenance.names.get(index, (site.module, None))
     if category in _OUTSIDE:
         module = _OUTSIDE[category]
-    adopted = ledger.operators[index] == "adopted"
+    operator = ledger.operators[index]
     return LiveTensor(
         allocated_bytes=size,
         category=category,
         module=MODEL if module == "" else module or _ELSEWHERE,
-        operator=LOADED if adopted else ledger.operators[index],
-        source=NO_SOURCE if adopted or site.source is None else site.source,
+        operator=operator,
+        source=NO_SOURCE if operator == LOADED or site.source is None else site.source,
         in_backward=site.in_backward,
         name=name,
     )

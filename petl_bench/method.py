@@ -44,7 +44,8 @@ class Method(Generic[C]):
     unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
 
 
-def freeze(model: nn.Module) -> None:
-    """Stop every parameter of `model` from training."""
+def freeze(model: nn.Module, keep: nn.Module | None = None) -> None:
+    """Stop every parameter of `model` from training but those of `keep`, such as a task head."""
+    kept = set() if keep is None else set(keep.parameters())
     for parameter in model.parameters():
-        parameter.requires_grad = False
+        parameter.requires_grad = parameter in kept

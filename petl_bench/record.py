@@ -1,7 +1,7 @@
 """The answer: what was measured or simulated, where, and how it ended.
 
 Raw integers in bytes; statistics, percents and MiB are made at the edge. History of the schema:
-  1  first version.
+  1  first version. Later records of it may have a measurement's `fit`.
 """
 
 from datetime import UTC, datetime
@@ -99,6 +99,24 @@ class RooflineEstimate(Frozen):
     launch_bound_s: float
 
 
+class Refusal(Frozen):
+    """A request that did not fit, not even after every cached segment was released."""
+
+    requested_bytes: int  # as asked, before rounding
+    phase: Phase
+    category: Category
+    operator: str  # that asked
+    allocated_bytes: int  # by then
+    reserved_bytes: int  # likewise: more than allocated where fragments are left
+
+
+class Fit(Frozen):
+    """Whether a simulated case fits on its card."""
+
+    capacity_bytes: int  # what the card has for tensors: its memory less the CUDA context
+    refusal: Refusal | None = None  # the first; None where the case fits
+
+
 class Measurement(Frozen):
     """Everything one worker saw of one case."""
 
@@ -116,6 +134,7 @@ class Measurement(Frozen):
     roofline: RooflineEstimate | None = None
     device_used_bytes: int | None = None  # NVML, this process, at its highest
     context_bytes: int | None = None  # NVML, this process, before the first tensor
+    fit: Fit | None = None  # simulated; the bytes above are those of a device without a limit
     timeline: tuple[TimelinePoint, ...] = ()
 
     def peak(self, phase: Phase | None = None) -> PhaseMemory:
@@ -195,11 +214,21 @@ class Record(Frozen):
             raise ValueError(f"a record with status {self.status} must give its reason")
         if self.requested_bytes is not None and self.status is not Status.OOM:
             raise ValueError("requested_bytes belongs to records with status oom")
-        if self.origin is Origin.SIMULATED and self.measurement is not None:
+        if self.measurement is None:
+            return self
+        if self.origin is Origin.MEASURED and self.measurement.fit is not None:
+            raise ValueError("fit is simulated; a measured record cannot have it")
+        if self.origin is Origin.SIMULATED:
             for name in ("step_times_s", "device_used_bytes", "context_bytes"):
                 if getattr(self.measurement, name) is not None:
                     raise ValueError(f"{name} is measured; a simulated record cannot have it")
         return self
+
+    @property
+    def ending(self) -> Status:
+        """How the case ends on its card: as it did, or "oom" if a simulation is too large."""
+        fit = self.measurement.fit if self.measurement else None
+        return Status.OOM if fit and fit.refusal else self.status
 
 
 def load_record(data: Any) -> Record:
@@ -213,4 +242,6 @@ def load_record(data: Any) -> Record:
     version = data.get("schema_version")
     if type(version) is not int or version > SCHEMA_VERSION or version < 1:
         raise ValueError(f"schema_version {version!r} is not supported (newest: {SCHEMA_VERSION})")
-    return Record.model_validate(data)
+    record = Record.model_validate(data)
+    # The id follows the fields that a case has today: those it gained since have their defaults.
+    return record.model_copy(update={"case_id": record.case.case_id})

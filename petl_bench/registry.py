@@ -1,7 +1,8 @@
 """Names to methods: the files in methods/, then entry points of installed packages.
 
-A file `methods/NAME.py` is the method NAME if it ends in `METHOD = Method(name="NAME", ...)`.
-Other packages offer theirs as entry points of the group "petl_bench.methods".
+A file `methods/NAME.py` is the method NAME if it ends in `METHOD = Method(name="NAME", ...)`, and
+so is a folder `methods/NAME/` whose `__init__.py` has that METHOD. Other packages offer theirs as
+entry points of the group "petl_bench.methods".
 """
 
 import hashlib
@@ -11,10 +12,12 @@ import sys
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from petl_bench.errors import UsageError, hint
 from petl_bench.method import Method
+from petl_bench.sources import sha256_of_files
 
 _PACKAGE = "petl_bench.methods"
 _GROUP = "petl_bench.methods"
@@ -59,6 +62,13 @@ def get(name: str) -> Method[Any]:
 
 
 def source_sha256(method: Method[Any]) -> str:
-    """Hash of the file that defines `method`, so that a record can tell which text it ran."""
+    """Hash of the text that `method` is, so that a record can tell which text it ran.
+
+    Of the file that defines its `attach`; of all its files where the method is a folder.
+    """
+    home = sys.modules[_locations()[method.name].partition(":")[0]]
+    file = Path(inspect.getsourcefile(home) or "")
+    if file.name == "__init__.py":
+        return sha256_of_files(file.parent, file.parent.rglob("*.py"))
     module = sys.modules[method.attach.__module__]
     return hashlib.sha256(inspect.getsource(module).encode()).hexdigest()

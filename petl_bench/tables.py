@@ -19,7 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from petl_bench.case import BASELINE_METHOD, Backbone, Workload
-from petl_bench.record import Category, Measurement, Origin, Phase, PhaseMemory, Record, Status
+from petl_bench.record import Category, Fit, Measurement, Origin, Phase, PhaseMemory, Record, Status
 from petl_bench.units import format_bytes, format_count
 
 ABSENT = "-"
@@ -134,6 +134,14 @@ class _Row:
         return self.seen.peak() if self.seen else None
 
     @property
+    def fit(self) -> Fit | None:
+        return self.seen.fit if self.seen else None
+
+    @property
+    def fits(self) -> bool | None:
+        return self.fit.refusal is None if self.fit else None
+
+    @property
     def load_bytes(self) -> int | None:
         return self.seen.load.end_allocated_bytes if self.seen else None
 
@@ -203,6 +211,8 @@ _COLUMNS: dict[str, tuple[str, Callable[[_Row], Value]]] = {
     "status": ("string", lambda row: row.record.status.value),
     "reason": ("string", lambda row: row.record.reason),
     "requested_bytes": ("Int64", lambda row: row.record.requested_bytes),
+    "fits": ("boolean", lambda row: row.fits),
+    "capacity_bytes": ("Int64", lambda row: row.fit.capacity_bytes if row.fit else None),
     "total_parameters": _measured_column("total_parameters"),
     "backbone_parameters": _measured_column("backbone_parameters"),
     "trainable_parameters": _measured_column("trainable_parameters"),
@@ -373,20 +383,35 @@ def _summary_caption(group: Group) -> str:
 
 
 def _beyond_the_card(group: Group) -> list[str]:
-    """A sentence about the cases that a simulation let grow larger than their card."""
-    total_bytes = group.records[0].environment.device_total_bytes
-    if total_bytes is None:
-        return []
-    beyond = [
-        record.label
-        for record in group.records
-        if record.measurement and record.measurement.peak_reserved_bytes > total_bytes
-    ]
-    if not beyond:
-        return []
-    names = " and ".join(filter(None, [", ".join(beyond[:-1]), beyond[-1]]))
-    verb = "does" if len(beyond) == 1 else "do"
-    return [f"{names} {verb} not fit into {format_bytes(total_bytes)} of {group.device}."]
+    """Sentences about the cases that a simulation let grow larger than their card, or nearly."""
+    beyond, tight, room = [], [], ""
+    for record in group.records:
+        seen, total_bytes = record.measurement, record.environment.device_total_bytes
+        if seen is None:
+            continue
+        if seen.fit is not None:
+            room = f"{format_bytes(seen.fit.capacity_bytes)} that {group.device} has for tensors"
+            if seen.fit.refusal is not None:
+                beyond.append(record.label)
+            elif seen.peak_reserved_bytes > seen.fit.capacity_bytes:
+                tight.append(record.label)
+        elif total_bytes is not None and seen.peak_reserved_bytes > total_bytes:
+            room = f"{format_bytes(total_bytes)} of {group.device}"
+            beyond.append(record.label)
+    sentences = []
+    if beyond:
+        verb = "does" if len(beyond) == 1 else "do"
+        sentences.append(f"{_listed(beyond)} {verb} not fit into the {room}.")
+    if tight:
+        verb = "fits" if len(tight) == 1 else "fit"
+        sentences.append(
+            f"{_listed(tight)} {verb} into the {room} only by giving cached memory back."
+        )
+    return sentences
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(labels[:-1]), labels[-1]]))
 
 
 def _table(group: Group, shown: Sequence[_Shown], caption: str, *, failures: bool) -> Table:
@@ -401,7 +426,7 @@ def _table(group: Group, shown: Sequence[_Shown], caption: str, *, failures: boo
         (
             Cell(text=record.label),
             *(_number_cell(found[each.name], each) for each in shown),
-            *(Cell(text=status_text(record), status=record.status) for _ in status),
+            *(Cell(text=status_text(record), status=record.ending) for _ in status),
         )
         for record, found in zip(group.records, values(group), strict=True)
         if failures or record.measurement
@@ -417,11 +442,24 @@ def _number_cell(value: Value, shown: _Shown) -> Cell:
 
 def status_text(record: Record) -> str:
     """How the case ended, with the reason and the request that did not fit."""
-    if record.status is Status.OK:
-        return record.status.value
+    if record.measurement is not None:
+        fit = record.measurement.fit
+        return f"too large: {_refusal_text(fit)}" if fit and fit.refusal else record.status.value
     asked = record.requested_bytes
     request = "" if asked is None else f" (requested {format_bytes(asked)})"
     return f"{record.status}: {record.reason}{request}"
+
+
+def _refusal_text(fit: Fit) -> str:
+    refused = fit.refusal
+    assert refused is not None
+    made_by = "" if refused.operator.startswith("(") else f", {refused.operator}"
+    return (
+        f"no room in {refused.phase.replace('_', ' ')} for"
+        f" {format_bytes(refused.requested_bytes)} ({refused.category.replace('_', ' ')}{made_by})"
+        f" with {format_bytes(refused.reserved_bytes)} of {format_bytes(fit.capacity_bytes)}"
+        " reserved"
+    )
 
 
 def finding(group: Group) -> str:
@@ -510,7 +548,7 @@ def to_rich(table: Table) -> RichTable:
 def _rich_text(cell: Cell) -> Text:
     if cell.status is None:
         return Text(cell.text)
-    return Text(cell.status.value, style=_RICH_STYLES[cell.status])
+    return Text(cell.text.partition(":")[0], style=_RICH_STYLES[cell.status])
 
 
 def _rich_reasons(table: Table) -> list[Text]:

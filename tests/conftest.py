@@ -8,11 +8,13 @@ from petl_bench.case import Backbone, Case, MethodChoice, Workload
 from petl_bench.record import (
     Category,
     Environment,
+    Fit,
     Measurement,
     Origin,
     Phase,
     PhaseMemory,
     Record,
+    Refusal,
     RooflineEstimate,
     Status,
     TimelinePoint,
@@ -68,7 +70,9 @@ def _memory(peak_bytes, by_category=None, elapsed_s=None):
     )
 
 
-def _measurement(peak_bytes, trainable, origin, *, attributed, events, samples_per_s, batch_size):
+def _measurement(
+    peak_bytes, trainable, origin, *, attributed, events, samples_per_s, batch_size, fit
+):
     at_peak = _at_peak(peak_bytes, trainable)
     steps = {
         Phase.FORWARD: _memory(peak_bytes * 3 // 4),
@@ -94,6 +98,7 @@ def _measurement(peak_bytes, trainable, origin, *, attributed, events, samples_p
             memory_bound_s=step_s / 4,
             launch_bound_s=step_s / 4,
         ),
+        fit=fit,
         timeline=_timeline(at_peak, events) if events else (),
     )
 
@@ -114,6 +119,7 @@ def _record(
     attributed=True,
     events=50,
     samples_per_s=200.0,
+    fit=None,
 ):
     """A record of a made-up run; every number follows from the arguments."""
     workload = workload or Workload()
@@ -150,6 +156,7 @@ def _record(
             events=events,
             samples_per_s=samples_per_s,
             batch_size=workload.batch_size,
+            fit=fit,
         )
         if status is Status.OK
         else None,
@@ -179,6 +186,25 @@ _METHODS = [  # label, peak in GiB, trainable parameters, samples/s
 def made_up_record():
     """Factory of one record."""
     return _record
+
+
+def _refused(operator="aten::mm", phase=Phase.BACKWARD, category=Category.GRADIENT):
+    """What a case has that 10 GiB are too few for."""
+    refusal = Refusal(
+        requested_bytes=2 * GIB,
+        phase=phase,
+        category=category,
+        operator=operator,
+        allocated_bytes=8 * GIB,
+        reserved_bytes=9 * GIB,
+    )
+    return Fit(capacity_bytes=10 * GIB, refusal=refusal)
+
+
+@pytest.fixture
+def refused():
+    """Factory of the `fit` of a case that is too large for its card."""
+    return _refused
 
 
 @pytest.fixture

@@ -6,18 +6,9 @@ from itertools import combinations
 import pytest
 from matplotlib.text import Annotation, Text
 
-from petl_bench.plots import (
-    PALETTE,
-    bars,
-    frontier,
-    pareto,
-    peak_by_category,
-    points,
-    save_figures,
-    timeline,
-    timelines,
-)
+from petl_bench.plots import pareto, peak_by_category, save_figures, timeline
 from petl_bench.record import Category, Origin, Phase, Status
+from petl_bench.series import PALETTE, bars, frontier, points, timelines
 from petl_bench.tables import groups
 from petl_bench.units import GIB, MIB
 

@@ -93,6 +93,18 @@ def test_the_page_gives_command_environment_reasons_and_how_the_numbers_were_got
     assert "No case of 1 finished." in text
 
 
+def test_a_case_that_is_too_large_is_told_with_its_numbers_and_how_that_is_known(
+    read, made_up_record, refused
+):
+    page = read([made_up_record("full", fit=refused())])
+    assert "too large: no room in backward for 2.00 GiB (gradient, aten::mm)" in page.text
+    assert "full does not fit into the 10.00 GiB that a100-80gb has for tensors." in page.text
+    assert "less an estimate of the CUDA context, 10.00 GiB of a100-80gb." in page.text
+    assert "Cases without numbers" not in page.text
+    assert ("td", {"class": "status oom"}) in page.tags
+    assert "Whether a case fits" not in read([made_up_record()]).text
+
+
 def test_only_the_origins_present_are_explained(read, made_up_record):
     text = read([made_up_record(origin=Origin.MEASURED)]).text
     assert "Measured: " in text

@@ -2,11 +2,12 @@
 
 from io import StringIO
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from petl_bench.case import Workload
-from petl_bench.record import Category, Origin, Status
+from petl_bench.record import Category, Fit, Origin, Phase, Status
 from petl_bench.tables import (
     category_peaks,
     finding,
@@ -85,7 +86,7 @@ def test_absent_numbers_are_null_and_not_zero(made_up_record):
 def test_bytes_stay_whole_numbers_in_a_column_with_nulls(made_up_record):
     frame = to_frame([made_up_record(), made_up_record(status=Status.ERROR, reason="it broke")])
     byte_columns = [name for name in frame.columns if name.endswith("_bytes")]
-    assert len(byte_columns) == 7 + len(Category)
+    assert len(byte_columns) == 8 + len(Category)
     assert {str(frame[name].dtype) for name in byte_columns} == {"Int64"}
 
 
@@ -248,7 +249,9 @@ def test_the_finding_is_one_sentence(made_up_record, cases, sentence):
     assert finding(group) == sentence
 
 
-def test_what_does_not_fit_on_the_simulated_card_is_said_in_the_caption(made_up_record):
+def test_what_was_larger_than_its_card_before_records_told_what_fits_is_said_in_the_caption(
+    made_up_record,
+):
     """The made-up card has 80 GiB; a record reserves a quarter GiB beyond its peak."""
     records = [
         made_up_record("full", peak_bytes=90 * GIB),
@@ -256,8 +259,49 @@ def test_what_does_not_fit_on_the_simulated_card_is_said_in_the_caption(made_up_
         made_up_record("lst", peak_bytes=79 * GIB),
     ]
     (table,) = summary(records)
-    assert table.caption.endswith("full and lora do not fit into 80.00 GiB of a100-80gb.")
+    assert table.caption.endswith("full and lora do not fit into the 80.00 GiB of a100-80gb.")
     (alone,) = summary(records[1:])
-    assert alone.caption.endswith("lora does not fit into 80.00 GiB of a100-80gb.")
+    assert alone.caption.endswith("lora does not fit into the 80.00 GiB of a100-80gb.")
     (fitting,) = summary(records[2:])
     assert "fit" not in fitting.caption
+
+
+def test_a_case_that_is_too_large_for_its_card_keeps_its_numbers_and_says_what_did_not_fit(
+    made_up_record, refused
+):
+    records = [
+        made_up_record("full", peak_bytes=12 * GIB, fit=refused()),
+        made_up_record("lora", peak_bytes=10 * GIB, fit=Fit(capacity_bytes=10 * GIB)),
+        made_up_record("lst", peak_bytes=5 * GIB, fit=Fit(capacity_bytes=10 * GIB)),
+    ]
+    (table,) = summary(records)
+    large, *others = [row[-1].text for row in table.rows]
+    assert large == (
+        "too large: no room in backward for 2.00 GiB (gradient, aten::mm)"
+        " with 9.00 GiB of 10.00 GiB reserved"
+    )
+    assert others == ["ok", "ok"]
+    assert table.rows[0][3].text == "12.00 GiB"
+    room = "10.00 GiB that a100-80gb has for tensors"
+    assert table.caption.endswith(
+        f"full does not fit into the {room}."
+        f" lora fits into the {room} only by giving cached memory back."
+    )
+    frame = to_frame([*records, made_up_record("adapter")])
+    assert frame["fits"].tolist() == [False, True, True, pd.NA]
+    assert frame["capacity_bytes"].tolist() == [*[10 * GIB] * 3, pd.NA]
+    assert frame["status"].tolist() == ["ok"] * 4
+
+
+def test_weights_that_are_too_large_have_no_operator_that_asked(made_up_record, refused):
+    fit = refused("(loaded)", Phase.LOAD, Category.PARAMETER)
+    (table,) = summary([made_up_record(fit=fit)])
+    assert "no room in load for 2.00 GiB (parameter) with" in table.rows[0][-1].text
+
+
+def test_a_terminal_names_the_ending_in_a_word_and_the_reason_below(made_up_record, refused):
+    out = StringIO()
+    Console(file=out, width=200).print(to_rich(summary([made_up_record(fit=refused())])[0]))
+    said = out.getvalue()
+    assert "too large\n" in "\n".join(line.rstrip() for line in said.splitlines())
+    assert "full: too large: no room in backward" in said

@@ -11,23 +11,14 @@ from petl_bench import cards, registry
 from petl_bench.cli import main
 from petl_bench.cli import verify as command
 from petl_bench.errors import UsageError
-from petl_bench.record import Measurement, Origin, Phase, Record, Status
+from petl_bench.record import Fit, Measurement, Origin, Phase, Record, Status
 from petl_bench.store import read_records
 from petl_bench.suite import PlannedCase, Suite, load_suite
 from petl_bench.tables import to_markdown
 from petl_bench.units import GIB
-from petl_bench.verify import (
-    WHOLE_STEP,
-    Counter,
-    Pair,
-    case_name,
-    case_tables,
-    finding,
-    newest,
-    overview,
-    pair_up,
-    verify,
-)
+from petl_bench.verify.errors import WHOLE_STEP, Counter, verify
+from petl_bench.verify.pairs import Pair, newest, pair_up
+from petl_bench.verify.tables import case_name, case_tables, finding, overview
 
 A100 = "NVIDIA A100-SXM4-80GB"
 CARDS = {A100: "a100-80gb"}
@@ -172,13 +163,36 @@ def test_oom_on_both_sides_agrees_and_is_no_error(made_up_pair):
     assert finding(verification) == "None of 1 case has numbers on both sides."
 
 
-@pytest.mark.parametrize(("simulated_gib", "agrees"), [(81, True), (80, False)])
-def test_a_simulation_without_a_limit_agrees_on_oom_if_its_tensors_do_not_fit(
-    made_up_pair, simulated_gib, agrees
+def with_fit(record, fit):
+    measurement = record.measurement.model_copy(update={"fit": fit})
+    return record.model_copy(update={"measurement": measurement})
+
+
+def test_a_simulation_that_is_too_large_for_its_card_agrees_with_a_measured_oom(
+    made_up_pair, refused
 ):
-    pair = made_up_pair(GIB, simulated_gib * GIB)
-    pair = Pair(measured=without_numbers(pair.measured, Status.OOM), simulated=pair.simulated)
-    assert pair.agrees is agrees
+    pair = made_up_pair(GIB, GIB)
+    large = with_fit(pair.simulated, refused())
+    fitting = with_fit(pair.simulated, Fit(capacity_bytes=GIB))
+    out = without_numbers(pair.measured, Status.OOM)
+    assert Pair(measured=out, simulated=large).agrees
+    assert not Pair(measured=out, simulated=fitting).agrees
+    assert not Pair(measured=out, simulated=pair.simulated).agrees
+    assert Pair(measured=pair.measured, simulated=fitting).agrees
+
+
+def test_a_case_that_was_measured_where_it_should_not_fit_is_told_with_its_numbers(
+    made_up_pair, refused
+):
+    pair = made_up_pair(10 * GIB, 11 * GIB)
+    wrong = Pair(measured=pair.measured, simulated=with_fit(pair.simulated, refused()))
+    verification = verify([wrong])
+    assert verification.disagreements == [wrong]
+    assert verification.summary(Counter.PEAK_ALLOCATED).count == 1
+    row = [cell.text for cell in overview(verification)[0].rows[0]]
+    assert row[2] == "ok: 10.00 GiB allocated"
+    assert row[3].startswith("too large: no room in backward")
+    assert row[4] == "disagree"
 
 
 @pytest.mark.parametrize("status", [Status.OOM, Status.ERROR, Status.SKIPPED])
@@ -474,7 +488,7 @@ def measured_t5_small(made_up_record):
         allocator_settings="expandable_segments:True",
     )
     told = {"case": planned.case, "case_id": planned.case.case_id, "label": planned.label}
-    measurement = {**seen, "roofline": None, "timeline": ()}
+    measurement = {**seen, "roofline": None, "fit": None, "timeline": ()}
     return Record.model_validate({**record.model_dump(), **told, "measurement": measurement})
 
 

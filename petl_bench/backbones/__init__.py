@@ -7,8 +7,11 @@ weights, and its ports.
 import json
 from pathlib import Path
 
+from torch import nn
+
 from petl_bench.backbones import t5
 from petl_bench.backbones.family import Family
+from petl_bench.backbones.ports import Ports
 from petl_bench.case import Attention, Backbone, DType
 from petl_bench.errors import UsageError, hint
 
@@ -41,6 +44,20 @@ def find(
     if folder.is_dir():
         return _from_folder(folder, dtype, attention)
     raise UsageError(f"backbone: no backbone or folder {name!r}; {hint(name, names())}")
+
+
+def ports_of(model: nn.Module) -> Ports:
+    """The ports of a transformers model, however it was made.
+
+    Raises:
+        ValueError: no family of ours knows the model's architecture.
+    """
+    config = getattr(model, "config", None)
+    family = FAMILIES.get(str(getattr(config, "model_type", None)))
+    if family is None:
+        known = ", ".join(FAMILIES)
+        raise ValueError(f"no ports for {type(model).__name__}; known model types are: {known}")
+    return family.ports(model)
 
 
 def _from_folder(folder: Path, dtype: DType, attention: Attention) -> Backbone:

@@ -20,9 +20,9 @@ class Family:
     name: str  # transformers' model_type
     published: Mapping[str, Mapping[str, ConfigScalar]]
     normalise: Callable[[Mapping[str, Any]], dict[str, ConfigScalar]]  # keep what shapes it
-    dims: Callable[[Backbone], Dims]
+    dims: Callable[[Mapping[str, Any]], Dims]  # of a normalised configuration
     build: Callable[[Backbone], nn.Module]  # random weights, on torch's current default device
-    ports: Callable[[nn.Module, Backbone], Ports]
+    ports: Callable[[nn.Module], Ports]  # of any such model, however it was made
     # A training batch of the workload's shape. Its last example is one token short, since no
     # real batch is free of padding and a batch without any lets transformers skip the mask.
     batch: Callable[[Backbone, Workload, torch.device], dict[str, torch.Tensor]]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 
 class SublayerKind(StrEnum):
@@ -28,11 +29,17 @@ class StackDims:
     layers: int
     sublayers: tuple[SublayerKind, ...]  # of every layer, in order
     relative_position_buckets: int = 0  # entries, a head, of the stack's own bias table
+    final_norm: bool = True  # one norm after the last layer
 
     @property
     def attentions(self) -> int:
         """Attention sublayers in the whole stack."""
         return self.layers * sum(kind is not SublayerKind.FEED_FORWARD for kind in self.sublayers)
+
+    @property
+    def norms(self) -> int:
+        """Norms in the whole stack: one a sublayer, and the final one."""
+        return self.layers * len(self.sublayers) + self.final_norm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +48,18 @@ class Dims:
 
     hidden_size: int  # D
     num_heads: int  # H
+    num_key_value_heads: int  # fewer than H where query heads share keys and values
     head_size: int  # K; the inner width H * K need not equal D
     feed_forward_size: int  # F
     feed_forward_inputs: int  # matrices D -> F: 1, or 2 when gated
     vocabulary_size: int  # V
     dropout: float  # after embeddings and on residual branches
+    biased: frozenset[str] = frozenset()  # roles of projections with a bias: q, k, v, o, wi, wo
+    norm_vectors: int = 1  # vectors of width D in a norm: 1 scale, or 2 with a shift
     stacks: dict[str, StackDims]  # "encoder", "decoder": in the order they run
-    total_parameters: int  # all of the backbone, tied ones once
+    outside_parameters: int  # outside of the stacks: embeddings with their norms, pooler, own head
+    task_head_parameters: int = 0  # new with the task, trained by every method
+    language_head: bool = True  # the head has one output a token of the vocabulary
 
     @property
     def inner_size(self) -> int:
@@ -56,7 +68,7 @@ class Dims:
 
     @property
     def num_sublayers(self) -> int:
-        """Residual branches in all stacks; each has one norm before it."""
+        """Residual branches in all stacks; each has one norm."""
         return sum(stack.layers * len(stack.sublayers) for stack in self.stacks.values())
 
     @property
@@ -65,24 +77,57 @@ class Dims:
         return sum(stack.attentions for stack in self.stacks.values())
 
     @property
+    def total_parameters(self) -> int:
+        """All of the pretrained backbone, tied ones once; a new task head is not in it."""
+        stacks = sum(
+            stack.layers * self.layer_parameters(name)
+            + stack.relative_position_buckets * self.num_heads
+            + stack.final_norm * self.norm_vectors * self.hidden_size
+            for name, stack in self.stacks.items()
+        )
+        return stacks + self.outside_parameters
+
+    @property
     def bias_terms(self) -> int:
-        """Entries of one bias for each projection, sublayer norm and head.
+        """Entries of one bias for each projection, sublayer norm and language head.
 
         T5-base with a vocabulary of 32,100: 12 * 8,448 + 12 * 12,288 + 32,100 = 280,932.
         """
-        in_attention = 3 * self.inner_size + self.hidden_size  # q, k, v; o
-        in_feed_forward = self.feed_forward_inputs * self.feed_forward_size + self.hidden_size
+        in_attention = sum(self._output_size(role) for role in ("q", "k", "v", "o"))
+        in_feed_forward = self.feed_forward_inputs * self._output_size("wi") + self._output_size(
+            "wo"
+        )
         return (
             self.attentions * in_attention
             + sum(stack.layers for stack in self.stacks.values()) * in_feed_forward
             + self.num_sublayers * self.hidden_size
-            + self.vocabulary_size
+            + self.language_head * self.vocabulary_size
         )
+
+    def layer_parameters(self, stack: str, reduction: int = 1) -> int:
+        """Parameters of one layer of `stack`, position tables apart, its widths / `reduction`."""
+        D, F = self.hidden_size // reduction, self.feed_forward_size // reduction
+        K = self.head_size // reduction
+        inner, shared = self.num_heads * K, self.num_key_value_heads * K
+        outputs = {"q": inner, "k": shared, "v": shared, "o": D, "wi": F, "wo": D}
+        biases = {role: size * (role in self.biased) for role, size in outputs.items()}
+        attention = 2 * D * inner + 2 * D * shared + sum(biases[role] for role in "qkvo")
+        feed_forward = self.feed_forward_inputs * (D * F + biases["wi"]) + F * D + biases["wo"]
+        norm = self.norm_vectors * D
+        return sum(
+            norm + (feed_forward if kind is SublayerKind.FEED_FORWARD else attention)
+            for kind in self.stacks[stack].sublayers
+        )
+
+    def _output_size(self, role: str) -> int:
+        if role in {"k", "v"}:
+            return self.num_key_value_heads * self.head_size
+        return {"q": self.inner_size, "wi": self.feed_forward_size}.get(role, self.hidden_size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sublayer:
-    """One residual branch: its last projection and the norm before it."""
+    """One residual branch: its last projection and its norm, before it or after the sum."""
 
     stack: str
     layer: int
@@ -92,24 +137,48 @@ class Sublayer:
     output: nn.Linear  # the last one; its result meets dropout and the residual
 
 
+Mask = torch.Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinShape:
+    """What a thin copy of a stack is to be."""
+
+    reduction: int  # all widths are the backbone's divided by this; the number of heads stays
+    kept: tuple[int, ...]  # the layers that get a thin one, ascending
+    attention: str | None = None  # implementation by transformers' name; None for the backbone's
+    recomputed: bool = False  # in backward, instead of kept
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """One stack of layers, and how to grow a thin ladder beside it."""
+    """One stack of layers, and how to grow a thin one beside it."""
 
     name: str
+    module: nn.Module  # returns the stack's final states, [B, T, D], first
     embedding: nn.Module  # called once a forward pass; returns [B, T, D]
-    layers: Sequence[nn.Module]  # each called once a forward pass; returns [B, T, D] first
+    embedding_dropout: float  # that the stack applies to the result of `embedding`
+    final_norm: nn.Module | None
+    layers: Sequence[nn.Module]  # each called once a forward pass; returns [B, T, D] (first)
+    causal: bool  # a token sees only those before it
+    # The additive or boolean masks that a layer was called with, given its arguments: of its
+    # self-attention and of its cross-attention, each None if there is nothing to mask.
+    masks: Callable[[tuple[Any, ...], dict[str, Any]], "tuple[Mask, Mask]"]
     cached: Sequence[nn.Linear]  # key and value projections whose results a cache would keep
-    # A stack's worth of layers of the backbone's own kind, all widths divided by `reduction`,
-    # for the kept layers; its first layer owns its relative positions.
-    thin: Callable[[int, Sequence[int]], "ThinStack"]
+    # Layers of the backbone's own kind for the kept ones; the first owns its relative positions.
+    thin: Callable[[ThinShape], "ThinStack"]
 
 
 class ThinStack(nn.Module):
-    """Narrow layers of a backbone's own kind, run beside the backbone's. Families subclass it."""
+    """Narrow layers of a backbone's own kind, run beside the backbone's. Families subclass it.
+
+    When the backbone generates with a cache, thin layer i keeps its keys and values in the same
+    cache, in the slot after the last layer's: so they are expanded, reordered and cropped along.
+    """
 
     width: int  # D // reduction
     cached: Sequence[nn.Linear]  # as in Stack
+    recomputed: bool  # as in ThinShape
 
     def start(self, encoder_states_BTd: torch.Tensor | None) -> None:
         """Begin a forward pass; a decoder's layers attend to `encoder_states_BTd`."""
@@ -120,14 +189,32 @@ class ThinStack(nn.Module):
     ) -> torch.Tensor:
         """Run kept layer `index` on `state_BTd`.
 
-        `args` and `kwargs` are what the backbone's layer of that index was called with; the
-        masks are taken from them.
+        `args` and `kwargs` are what the backbone's layer of that index was called with: masks,
+        positions and the cache are taken from them.
         """
         raise NotImplementedError
 
     def finish(self, state_BTd: torch.Tensor) -> torch.Tensor:
-        """The stack's final norm and dropout; forgets the pass."""
+        """The stack's final norm and dropout, if it has them; forgets the pass."""
         raise NotImplementedError
+
+    @property
+    def final_norm(self) -> nn.Module | None:
+        """The norm after the last layer."""
+        raise NotImplementedError
+
+    @property
+    def position_table(self) -> nn.Module | None:
+        """The first kept layer's relative position biases."""
+        raise NotImplementedError
+
+    def sublayers(self, index: int) -> tuple[Sublayer, ...]:
+        """The residual branches of thin layer `index`, in order."""
+        raise NotImplementedError
+
+    def run(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """`block(...)`, recomputed in backward if that was asked for."""
+        return run(block, self.recomputed, *args, **kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,20 +223,23 @@ class Ports:
 
     dims: Dims
     sublayers: tuple[Sublayer, ...]
-    norms: tuple[nn.Module, ...]  # every norm, final ones included
-    position_tables: tuple[nn.Module, ...]  # relative position biases
+    norms: tuple[nn.Module, ...]  # every norm of the stacks, final ones included
+    position_tables: tuple[nn.Module, ...] = ()  # relative position biases
     stacks: tuple[Stack, ...]  # in the order they run
-    head: nn.Linear  # D -> V
+    language_head: nn.Linear | None  # D -> V
+    task_head: nn.Module | None = None  # new with the task, trained by every method
     peft_task: str  # peft's TaskType of this kind of model
-    run_stacks: Callable[[dict[str, torch.Tensor]], None]  # forward pass without the head
-    logits: Callable[[torch.Tensor], torch.Tensor]  # [B, T, D] -> [B, T, V], the frozen head
-    loss: Callable[[torch.Tensor, dict[str, torch.Tensor]], torch.Tensor]  # logits, batch -> scalar
+
+    @property
+    def like(self) -> torch.Tensor:
+        """A parameter that has the device and dtype of what a method adds: the embedding's."""
+        return next(self.stacks[0].embedding.parameters())
 
     @property
     def biasable(self) -> list[nn.Module]:
-        """What bias terms belong to: projections and norms of the sublayers, and the head."""
+        """What bias terms belong to: projections and norms of the sublayers, a language head."""
         inside = [m for s in self.sublayers for m in (*s.projections.values(), s.norm)]
-        return [*inside, self.head]
+        return [*inside, self.language_head] if self.language_head is not None else inside
 
     @property
     def projections(self) -> dict[str, list[nn.Linear]]:
@@ -159,6 +249,13 @@ class Ports:
             for role, linear in sublayer.projections.items():
                 roles.setdefault(role, []).append(linear)
         return roles
+
+
+def run(block: nn.Module, recomputed: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001
+    """`block(...)`; of a `recomputed` one only its inputs are kept for backward."""
+    if recomputed and block.training and torch.is_grad_enabled():
+        return checkpoint(block, *args, use_reentrant=False, **kwargs)
+    return block(*args, **kwargs)
 
 
 def add_biases(modules: Iterable[nn.Module]) -> list[nn.Parameter]:

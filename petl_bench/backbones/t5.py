@@ -6,26 +6,27 @@ original release (vocabulary 32,128; the LST paper's runs resized theirs to 32,1
 Legend: B batch, S source tokens, T target tokens, D hidden size, d thin hidden size.
 """
 
-import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from petl_bench.backbones.family import ConfigScalar, Family
 from petl_bench.backbones.ports import (
     Dims,
+    Mask,
     Ports,
     Stack,
     StackDims,
     Sublayer,
     SublayerKind,
+    ThinShape,
     ThinStack,
 )
+from petl_bench.backbones.thin import reserved, thinned
 from petl_bench.case import Backbone, DType, Workload
 
 TORCH_DTYPES = {
@@ -92,42 +93,37 @@ def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
     return shape
 
 
-def _dims(backbone: Backbone) -> Dims:
-    config: dict[str, Any] = backbone.config
-    hidden, inner = config["d_model"], config["num_heads"] * config["d_kv"]
+def _dims(config: Mapping[str, Any]) -> Dims:
     gated = config["feed_forward_proj"].startswith("gated-")
     buckets = config["relative_attention_num_buckets"]
-    stacks = {
-        "encoder": StackDims(
-            layers=config["num_layers"],
-            sublayers=(SublayerKind.SELF_ATTENTION, SublayerKind.FEED_FORWARD),
-            relative_position_buckets=buckets,
-        ),
-        "decoder": StackDims(
-            layers=config["num_decoder_layers"],
-            sublayers=(
-                SublayerKind.SELF_ATTENTION,
-                SublayerKind.CROSS_ATTENTION,
-                SublayerKind.FEED_FORWARD,
-            ),
-            relative_position_buckets=buckets,
-        ),
-    }
-    total = config["vocab_size"] * hidden
-    for stack in stacks.values():
-        total += stack.attentions * (4 * hidden * inner + hidden)
-        total += stack.layers * ((2 + gated) * hidden * config["d_ff"] + hidden)
-        total += buckets * config["num_heads"] + hidden
     return Dims(
-        hidden_size=hidden,
+        hidden_size=config["d_model"],
         num_heads=config["num_heads"],
+        num_key_value_heads=config["num_heads"],
         head_size=config["d_kv"],
         feed_forward_size=config["d_ff"],
         feed_forward_inputs=1 + gated,
         vocabulary_size=config["vocab_size"],
         dropout=config["dropout_rate"],
-        stacks=stacks,
-        total_parameters=total,
+        stacks={
+            "encoder": StackDims(
+                layers=config["num_layers"],
+                sublayers=(SublayerKind.SELF_ATTENTION, SublayerKind.FEED_FORWARD),
+                relative_position_buckets=buckets,
+            ),
+            "decoder": StackDims(
+                layers=config["num_decoder_layers"],
+                sublayers=(
+                    SublayerKind.SELF_ATTENTION,
+                    SublayerKind.CROSS_ATTENTION,
+                    SublayerKind.FEED_FORWARD,
+                ),
+                relative_position_buckets=buckets,
+            ),
+        },
+        outside_parameters=config["vocab_size"]
+        * config["d_model"]
+        * (1 if config["tie_word_embeddings"] else 2),
     )
 
 
@@ -147,31 +143,14 @@ def _build(backbone: Backbone) -> nn.Module:
     return model
 
 
-def _ports(model: nn.Module, backbone: Backbone) -> Ports:
+def _ports(model: nn.Module) -> Ports:
     t5: Any = model
     sublayers: list[Sublayer] = []
     for name, stack in (("encoder", t5.encoder), ("decoder", t5.decoder)):
         for index, block in enumerate(stack.block):
             sublayers.extend(_sublayer(name, index, layer) for layer in block.layer)
-    scale = t5.config.d_model**-0.5 if t5.config.scale_decoder_outputs else 1.0
-
-    def run_stacks(batch: dict[str, torch.Tensor]) -> None:
-        encoder_BSD = t5.encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state
-        t5.decoder(
-            t5._shift_right(batch["labels"]),  # noqa: SLF001 - as T5's own forward does
-            encoder_hidden_states=encoder_BSD,
-            encoder_attention_mask=batch["attention_mask"],
-        )
-
-    def logits(states_BTD: torch.Tensor) -> torch.Tensor:
-        logits_BTV: torch.Tensor = t5.lm_head(states_BTD * scale if scale != 1.0 else states_BTD)
-        return logits_BTV
-
-    def loss(logits_BTV: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        return F.cross_entropy(logits_BTV.flatten(0, 1), batch["labels"].flatten())
-
     return Ports(
-        dims=_dims(backbone),
+        dims=_dims(_normalise(t5.config.to_dict())),
         sublayers=tuple(sublayers),
         norms=tuple(
             [sublayer.norm for sublayer in sublayers]
@@ -184,19 +163,28 @@ def _ports(model: nn.Module, backbone: Backbone) -> Ports:
         stacks=tuple(
             Stack(
                 name=name,
+                module=stack,
                 embedding=stack.embed_tokens,
+                embedding_dropout=stack.dropout.p,
+                final_norm=stack.final_layer_norm,
                 layers=tuple(stack.block),
+                causal=stack.is_decoder,
+                masks=_masks,
                 cached=_cached(stack.block) if stack.is_decoder else (),
                 thin=partial(ThinT5Stack, stack.config),
             )
             for name, stack in (("encoder", t5.encoder), ("decoder", t5.decoder))
         ),
-        head=t5.lm_head,
+        language_head=t5.lm_head,
         peft_task="SEQ_2_SEQ_LM",
-        run_stacks=run_stacks,
-        logits=logits,
-        loss=loss,
     )
+
+
+def _masks(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Mask, Mask]:
+    # T5Stack calls a block with: hidden states, mask, position bias, encoder states, encoder
+    # mask, cross position bias; and the cache by name.
+    del kwargs
+    return args[1], args[4]
 
 
 def _cached(blocks: Iterable[Any]) -> tuple[nn.Linear, ...]:
@@ -237,21 +225,21 @@ class ThinT5Stack(ThinStack):
     relative position biases; the others reuse what it computes.
     """
 
-    def __init__(self, config: Any, reduction: int, kept: Sequence[int]) -> None:
+    def __init__(self, config: Any, shape: ThinShape) -> None:
         from transformers.models.t5.modeling_t5 import T5Block, T5LayerNorm  # noqa: PLC0415
 
         super().__init__()
-        thin = copy.deepcopy(config)
-        thin.d_model, thin.d_kv, thin.d_ff = (
-            size // reduction for size in (config.d_model, config.d_kv, config.d_ff)
-        )
+        thin = thinned(config, shape, ("d_model", "d_kv", "d_ff"))
         self.width = thin.d_model
+        self.recomputed = shape.recomputed
         self.block = nn.ModuleDict(
             {
                 str(index): T5Block(
-                    thin, has_relative_attention_bias=index == kept[0], layer_idx=index
+                    thin,
+                    has_relative_attention_bias=index == shape.kept[0],
+                    layer_idx=config.num_layers + position,
                 )
-                for index in kept
+                for position, index in enumerate(shape.kept)
             }
         )
         self.cached = _cached(self.block.values()) if thin.is_decoder else ()
@@ -264,6 +252,24 @@ class ThinT5Stack(ThinStack):
         self._position_bias: torch.Tensor | None = None
         self._cross_position_bias: torch.Tensor | None = None
 
+    @property
+    def final_norm(self) -> nn.Module:
+        """Of width d."""
+        norm: nn.Module = self.final_layer_norm
+        return norm
+
+    @property
+    def position_table(self) -> nn.Module:
+        """Of the first kept block, [buckets, H]."""
+        first: Any = next(iter(self.block.values()))
+        table: nn.Module = first.layer[0].SelfAttention.relative_attention_bias
+        return table
+
+    def sublayers(self, index: int) -> tuple[Sublayer, ...]:
+        """The residual branches of the block beside backbone block `index`."""
+        block: Any = self.block[str(index)]
+        return tuple(_sublayer("side", index, layer) for layer in block.layer)
+
     def start(self, encoder_states_BTd: torch.Tensor | None) -> None:
         """Begin a pass; a decoder's blocks attend to [B, S, d]."""
         self._forget()
@@ -273,17 +279,18 @@ class ThinT5Stack(ThinStack):
         self, index: int, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> torch.Tensor:
         """[B, T, d] -> [B, T, d] by the block beside backbone block `index`."""
-        del kwargs
-        # T5Stack calls a block with: hidden states, mask, position bias, encoder states,
-        # encoder mask, cross position bias.
-        mask, encoder_mask = args[1], args[4]
-        state_BTd, self._position_bias, self._cross_position_bias = self.block[str(index)](
+        mask, encoder_mask = _masks(args, kwargs)
+        block: Any = self.block[str(index)]
+        cache = reserved(kwargs.get("past_key_values"), block.layer[0].SelfAttention.layer_idx)
+        state_BTd, self._position_bias, self._cross_position_bias = self.run(
+            block,
             state_BTd,
             mask,
             self._position_bias,
             self._encoder_states_BSd,
             encoder_mask,
             self._cross_position_bias,
+            past_key_values=cache,
         )
         return state_BTd
 

@@ -55,7 +55,7 @@ def backbones() -> None:
     table = _table("backbone", "family", "parameters", "dimensions")
     for name in known.names():
         backbone = known.find(name)
-        dims = known.FAMILIES[backbone.family].dims(backbone)
+        dims = known.FAMILIES[backbone.family].dims(backbone.config)
         layers = " + ".join(str(stack.layers) for stack in dims.stacks.values())
         table.add_row(
             name,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from petl_bench.cards import Card
     from petl_bench.record import Record
     from petl_bench.suite import Suite
-    from petl_bench.verify import Verification
+    from petl_bench.verify.errors import Verification
 
 REFERENCE = Path("benchmarks/reference")
 
@@ -73,8 +73,8 @@ def verify(  # noqa: PLR0917 - one parameter an option
     _make(out)
     simulated = _simulate(measured, chosen)
 
-    from petl_bench.verify import pair_up
-    from petl_bench.verify import verify as verified
+    from petl_bench.verify.errors import verify as verified
+    from petl_bench.verify.pairs import pair_up
 
     names = {device: card.name for device, card in chosen.items()}
     verification = verified(pair_up(measured, simulated, names))
@@ -108,7 +108,7 @@ def _read(paths: list[Path]) -> "list[Record]":
     from petl_bench.errors import UsageError
     from petl_bench.record import Origin
     from petl_bench.store import read_records
-    from petl_bench.verify import newest
+    from petl_bench.verify.pairs import newest
 
     files: list[Path] = []
     for path in paths:
@@ -157,7 +157,7 @@ def _parameters(name: str) -> int:
     from petl_bench import backbones
 
     backbone = backbones.find(name)
-    return backbones.FAMILIES[backbone.family].dims(backbone).total_parameters
+    return backbones.FAMILIES[backbone.family].dims(backbone.config).total_parameters
 
 
 def _simulate(measured: "Sequence[Record]", chosen: "Mapping[str, Card]") -> "list[Record]":
@@ -212,7 +212,7 @@ def _print(verification: "Verification", *, phases: bool) -> None:
     from rich.console import Console
 
     from petl_bench.tables import to_rich
-    from petl_bench.verify import case_tables, finding, overview
+    from petl_bench.verify.tables import case_tables, finding, overview
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     for table in (*case_tables(verification, phases=phases), *overview(verification)):
@@ -225,7 +225,7 @@ def _write(verification: "Verification", simulated: "Sequence[Record]", out: Pat
     import shlex
 
     from petl_bench.errors import UsageError
-    from petl_bench.verify import to_report
+    from petl_bench.verify.tables import to_report
 
     page = to_report(verification, shlex.join(["petl-bench", *sys.argv[1:]]))
     lines = "".join(_without_timeline(record).model_dump_json() + "\n" for record in simulated)
@@ -248,7 +248,8 @@ def _without_timeline(record: "Record") -> "Record":
 def _judge(verification: "Verification", fail_on: float | None) -> None:
     """Exit 2 when nothing was compared, 1 when `fail_on` percent is exceeded."""
     from petl_bench.errors import UsageError
-    from petl_bench.verify import Counter, signed_percent
+    from petl_bench.verify.errors import Counter
+    from petl_bench.verify.tables import signed_percent
 
     whole = verification.summary(Counter.PEAK_ALLOCATED)
     if whole is None:

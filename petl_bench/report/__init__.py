@@ -14,7 +14,6 @@ from jinja2 import StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from petl_bench.plots import Axis, throughput_label
 from petl_bench.record import Environment, Origin, Record, Status
 from petl_bench.report.charts import (
     FRONTIER,
@@ -24,6 +23,7 @@ from petl_bench.report.charts import (
     peak_chart,
     timeline_charts,
 )
+from petl_bench.series import Axis, throughput_label
 from petl_bench.tables import (
     ABSENT,
     Group,
@@ -53,6 +53,12 @@ _HOW = {
 _ROOFLINE = (
     "Roofline estimate: samples/s follow from the FLOPs and bytes of each operator over the peak"
     " rates of {cards}. They are an estimate of speed, not a measurement."
+)
+_FIT = (
+    "Whether a case fits: the step's allocations are replayed in an allocator that has the card's"
+    " memory less an estimate of the CUDA context, {rooms}. When that is full, cached segments are"
+    " released and the request is tried again; a case is too large where even that fails. Its bytes"
+    " are still those of a card without a limit."
 )
 _COUNTERS = (
     "Peak allocated counts the allocator's blocks that hold live tensors; peak reserved counts"
@@ -215,6 +221,10 @@ def _how(records: Sequence[Record]) -> list[str]:
     )
     if cards:
         sentences.append(_ROOFLINE.format(cards=", ".join(cards)))
+    fits = {r.environment.device: r.measurement.fit for r in records if r.measurement}
+    rooms = [f"{format_bytes(fit.capacity_bytes)} of {name}" for name, fit in fits.items() if fit]
+    if rooms:
+        sentences.append(_FIT.format(rooms=", ".join(rooms)))
     return [*sentences, _COUNTERS]
 
 

@@ -1,6 +1,6 @@
 """The report's charts, as plotly figures in plain JSON values.
 
-They show the series of `plots`. Colours of text and grid are left to the page, which follows the
+They show the values of `series`. Colours of text and grid are left to the page, which follows the
 reader's light or dark theme. plotly reads tags in its text, so every label is escaped here.
 """
 
@@ -11,7 +11,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from petl_bench.plots import (
+from petl_bench.record import Category
+from petl_bench.series import (
     PALETTE,
     UNATTRIBUTED,
     Axis,
@@ -28,7 +29,6 @@ from petl_bench.plots import (
     throughput_label,
     timelines,
 )
-from petl_bench.record import Category
 from petl_bench.tables import Group, percent
 from petl_bench.units import format_bytes, format_count
 

@@ -34,7 +34,7 @@ def config_folder(tmp_path):
 def test_a_built_in_backbone_has_the_dimensions_of_its_family(name):
     backbone = backbones.find(name, dtype=DType.BF16, attention=Attention.SDPA)
     assert (backbone.name, backbone.dtype, backbone.attention) == (name, "bf16", "sdpa")
-    assert backbones.FAMILIES[backbone.family].dims(backbone).total_parameters > 0
+    assert backbones.FAMILIES[backbone.family].dims(backbone.config).total_parameters > 0
 
 
 def test_a_folder_is_a_backbone_by_its_own_name_with_the_shape_of_its_config(config_folder):

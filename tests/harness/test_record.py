@@ -11,11 +11,13 @@ from petl_bench.record import (
     SCHEMA_VERSION,
     Category,
     Environment,
+    Fit,
     Measurement,
     Origin,
     Phase,
     PhaseMemory,
     Record,
+    Refusal,
     RooflineEstimate,
     Status,
     TimelinePoint,
@@ -54,6 +56,16 @@ rooflines = st.builds(
     memory_bound_s=seconds,
     launch_bound_s=seconds,
 )
+refusals = st.builds(
+    Refusal,
+    requested_bytes=sizes,
+    phase=st.sampled_from(Phase),
+    category=st.sampled_from(Category),
+    operator=texts,
+    allocated_bytes=sizes,
+    reserved_bytes=sizes,
+)
+fits = st.builds(Fit, capacity_bytes=sizes, refusal=optional(refusals))
 steps = st.lists(
     st.dictionaries(st.sampled_from(Phase), phase_memories(), min_size=1, max_size=2),
     min_size=1,
@@ -78,6 +90,7 @@ def measurements(draw, origin):
         roofline=draw(optional(rooflines)),
         device_used_bytes=draw(optional(sizes)) if measured else None,
         context_bytes=draw(optional(sizes)) if measured else None,
+        fit=None if measured else draw(optional(fits)),
         timeline=tuple(draw(st.lists(points, max_size=2))),
     )
 
@@ -230,6 +243,33 @@ def test_a_simulated_record_has_no_measured_number(made_up_record, field, value)
     with pytest.raises(ValidationError, match=f"{field} is measured"):
         load_record(data)
     assert load_record(data | {"origin": "measured"})
+
+
+def test_only_a_simulated_record_tells_whether_it_would_fit(made_up_record):
+    data = made_up_record(fit=Fit(capacity_bytes=2**34)).model_dump(mode="json")
+    assert load_record(data).measurement.fit.refusal is None
+    with pytest.raises(ValidationError, match="fit is simulated"):
+        load_record(data | {"origin": "measured"})
+
+
+def test_a_record_from_before_it_could_tell_what_fits_is_read(made_up_record):
+    data = made_up_record().model_dump(mode="json")
+    del data["measurement"]["fit"]
+    assert load_record(data).measurement.fit is None
+
+
+def test_a_record_from_before_its_case_had_a_field_is_found_under_todays_id(made_up_record):
+    document = json.loads(made_up_record().model_dump_json())
+    document["case_id"] = "0" * 16
+    del document["case"]["workload"]["optimizer"]
+    assert load_record(document).case_id == made_up_record().case.case_id
+
+
+def test_a_case_that_is_too_large_for_its_card_ends_out_of_memory_there(made_up_record, refused):
+    assert made_up_record(fit=refused()).ending is Status.OOM
+    assert made_up_record(fit=refused()).status is Status.OK
+    assert made_up_record(fit=Fit(capacity_bytes=512)).ending is Status.OK
+    assert made_up_record(status=Status.SKIPPED, reason="no").ending is Status.SKIPPED
 
 
 @pytest.mark.parametrize("no_steps", [[], [{}]])

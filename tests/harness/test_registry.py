@@ -1,4 +1,7 @@
+import hashlib
+import importlib
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +44,70 @@ def test_the_source_of_a_method_is_told_apart_by_its_text(fake_methods):
     of_noisy = registry.source_sha256(registry.get("noisy"))
     assert of_noisy == registry.source_sha256(registry.get("raising"))  # one file holds both
     assert of_noisy != registry.source_sha256(registry.get("lora"))
+
+
+def test_the_source_of_a_method_in_one_file_is_that_files_text():
+    method = registry.get("lora")
+    text = Path(sys.modules[method.attach.__module__].__file__).read_bytes()
+    assert registry.source_sha256(method) == hashlib.sha256(text).hexdigest()
+
+
+FOLDER = {
+    "__init__.py": "from .attach import METHOD\n",
+    "attach.py": """
+from petl_bench.method import Method, MethodConfig
+from .parts.layer import WIDTH
+
+def attach(model, ports, config):
+    return model
+
+METHOD = Method(name="mine", title="mine", source="none", config=MethodConfig, attach=attach,
+                trainable_parameters=lambda dims, config: WIDTH)
+""",
+    "parts/__init__.py": "",
+    "parts/layer.py": "WIDTH = 1\n",
+    "notes.txt": "not source\n",
+}
+
+
+@pytest.fixture
+def in_a_folder(tmp_path, monkeypatch):
+    """Factory: the hash of a method that is a folder of the methods' package, with some changes."""
+
+    def make(number, changes):
+        home = tmp_path / str(number)
+        for name, text in {**FOLDER, **changes}.items():
+            (home / "mine" / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / "mine" / name).write_text(text)
+        package = importlib.import_module("petl_bench.methods")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(home)])
+        _forget()
+        sha256 = registry.source_sha256(registry.get("mine"))
+        monkeypatch.undo()
+        return sha256
+
+    yield make
+    monkeypatch.undo()
+    _forget()
+
+
+def _forget():
+    registry._locations.cache_clear()
+    registry.get.cache_clear()
+    for name in [name for name in sys.modules if name.startswith("petl_bench.methods.mine")]:
+        del sys.modules[name]
+
+
+def test_the_source_of_a_method_in_a_folder_is_all_its_python_files(in_a_folder):
+    before = in_a_folder(0, {})
+    assert in_a_folder(1, {}) == before  # wherever the folder is
+    assert in_a_folder(2, {"notes.txt": "changed\n"}) == before
+    changed = [
+        in_a_folder(3, {"parts/layer.py": "WIDTH = 2\n"}),
+        in_a_folder(4, {"attach.py": FOLDER["attach.py"] + "# a word\n"}),
+        in_a_folder(5, {"unused.py": ""}),
+    ]
+    assert len({before, *changed}) == 4
 
 
 def test_listing_the_names_imports_no_method_of_another_package(fake_methods):

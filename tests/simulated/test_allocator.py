@@ -10,7 +10,7 @@ import pytest
 from petl_bench.errors import UsageError
 from petl_bench.profilers.simulated.allocator import CachingAllocator, OutOfMemoryError
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
-from petl_bench.profilers.simulated.trace import replay
+from petl_bench.profilers.simulated.trace import replay, snapshot
 from petl_bench.units import MIB
 
 EXPANDABLE = AllocatorSettings(expandable_segments=True)
@@ -19,7 +19,7 @@ EXPANDABLE = AllocatorSettings(expandable_segments=True)
 def sizes_and_states(allocator):
     return [
         [(block["size"], block["state"] == "active_allocated") for block in segment["blocks"]]
-        for segment in allocator.segments()
+        for segment in snapshot(allocator)
     ]
 
 
@@ -27,7 +27,7 @@ def address_of(allocator, requested_size):
     """The address of the one block in use that was asked for with `requested_size` bytes."""
     (address,) = (
         block["address"]
-        for segment in allocator.segments()
+        for segment in snapshot(allocator)
         for block in segment["blocks"]
         if block["state"] == "active_allocated" and block["requested_size"] == requested_size
     )
@@ -51,7 +51,7 @@ def test_an_empty_storage_has_no_block():  # NativeCachingAllocator::allocate
     allocator = CachingAllocator(capacity_bytes=0)
     assert allocator.malloc(0, 0) == 0
     assert allocator.reserved_bytes == allocator.allocated_bytes == 0
-    assert allocator.segments() == []
+    assert snapshot(allocator) == []
     allocator.free(0)
 
 
@@ -81,7 +81,7 @@ def test_small_and_large_requests_never_share_a_segment():  # get_pool
     allocator.malloc(0, MIB + 512)  # leaves nearly 19 MiB free in the large pool
     allocator.malloc(1, MIB)
     assert allocator.reserved_bytes == 22 * MIB
-    assert [segment["segment_type"] for segment in allocator.segments()] == ["large", "small"]
+    assert [segment["segment_type"] for segment in snapshot(allocator)] == ["large", "small"]
 
 
 # Splitting
@@ -138,7 +138,7 @@ def test_the_lowest_address_is_taken_among_blocks_of_one_size():  # BlockCompara
     allocator = CachingAllocator()
     for key in range(3):
         allocator.malloc(key, 12 * MIB)
-    first = allocator.segments()[0]["address"]
+    first = snapshot(allocator)[0]["address"]
     for key in (2, 0, 1):
         allocator.free(key)
     allocator.malloc(3, 12 * MIB - 1)
@@ -426,7 +426,7 @@ def test_an_expandable_segment_grows_by_2_mib_or_20_mib_pages():  # map_block
     assert allocator.reserved_bytes == 42 * MIB
     allocator.malloc(2, 30 * MIB)  # 67.5 MiB in 80
     assert allocator.reserved_bytes == 82 * MIB
-    assert [segment["is_expandable"] for segment in allocator.segments()] == [True, True]
+    assert [segment["is_expandable"] for segment in snapshot(allocator)] == [True, True]
     assert allocator.segment_count == 0  # the statistic counts cudaMalloc alone
     assert allocator.inactive_split_bytes == 0  # as the statistic leaves them out
 
@@ -472,7 +472,7 @@ def test_a_gap_is_filled_before_the_segment_grows():  # find_expandable_block
     allocator.empty_cache()
     allocator.malloc(3, 20 * MIB - 3)
     assert address_of(allocator, 20 * MIB - 3) == gap
-    assert len(allocator.segments()) == 1  # one run again
+    assert len(snapshot(allocator)) == 1  # one run again
 
 
 def test_a_gap_joins_the_free_block_before_it():  # try_allocate_expandable_block
@@ -515,7 +515,7 @@ def test_free_pages_move_from_one_pool_to_the_other_when_memory_runs_out():  # r
         allocator.free(key)
     allocator.malloc(20, 15 * MIB)
     assert allocator.reserved_bytes == 20 * MIB
-    assert [segment["segment_type"] for segment in allocator.segments()] == ["large"]
+    assert [segment["segment_type"] for segment in snapshot(allocator)] == ["large"]
 
 
 # Snapshots and traces
@@ -526,7 +526,7 @@ def test_segments_have_the_form_of_a_memory_snapshot():  # snapshot
     allocator.malloc(0, 3 * MIB - 1)
     allocator.malloc(1, 4 * MIB)
     allocator.free(0)
-    (segment,) = allocator.segments()
+    (segment,) = snapshot(allocator)
     start = segment["address"]
     assert segment == {
         "address": start,
@@ -565,7 +565,7 @@ def test_pytorch_can_read_the_segments():
 
     allocator = CachingAllocator()
     allocator.malloc(0, 39_321_600)
-    summary = segsum({"segments": allocator.segments()})
+    summary = segsum({"segments": snapshot(allocator)})
     assert "total_reserved: 38.0MiB" in summary
     assert "total_allocated: 37.5MiB" in summary  # as requested
 

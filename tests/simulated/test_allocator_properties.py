@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from petl_bench.profilers.simulated.allocator import CachingAllocator, OutOfMemoryError
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
-from petl_bench.profilers.simulated.trace import replay
+from petl_bench.profilers.simulated.trace import replay, snapshot
 from petl_bench.units import MIB
 
 BOUNDARIES = (512, MIB, 10 * MIB, 12 * MIB, 20 * MIB, 39_321_600)
@@ -79,7 +79,7 @@ def history(allocator, events):
 
 def check_segments(allocator):
     """Blocks tile their segment, no two free ones touch, and the sums are the counters."""
-    segments = allocator.segments()
+    segments = snapshot(allocator)
     for segment in segments:
         end = segment["address"]
         for block in segment["blocks"]:
@@ -134,7 +134,7 @@ def test_nothing_is_reserved_once_all_is_freed_and_the_cache_emptied(events, cho
         allocator.free(key)
     allocator.empty_cache()
     assert counters(allocator) == (0, 0, 0, 0, 0, 0)
-    assert allocator.segments() == []
+    assert snapshot(allocator) == []
 
 
 @given(EVENTS_AND_FLUSHES, SETTINGS)
@@ -266,7 +266,7 @@ class Recorder(CachingAllocator):
         return 2**47 - super()._new_address(size) - size
 
     def note_segments(self):
-        now = {segment["address"]: segment["total_size"] for segment in self.segments()}
+        now = {segment["address"]: segment["total_size"] for segment in snapshot(self)}
         for address in self.known.keys() - now.keys():
             self.note("segment_free", address, self.known[address])
         for address in now.keys() - self.known.keys():

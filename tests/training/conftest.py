@@ -13,6 +13,7 @@ from petl_bench.backbones import FAMILIES
 from petl_bench.case import Backbone, Workload
 from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
 from petl_bench.profilers.simulated.ledger import Ledger
+from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.record import Category, Phase
 from petl_bench.training import make_optimizer, training_step
 
@@ -60,7 +61,7 @@ def build(spec: str, backbone: Backbone, device: str = "cpu", seed: int = 0) -> 
     torch.manual_seed(seed)
     with torch.device(device):
         plain = family.build(backbone)
-        ports = family.ports(plain, backbone)
+        ports = family.ports(plain)
         model = method.attach(plain, ports, config)
     return Built(backbone, plain, model, ports, config)
 
@@ -97,7 +98,7 @@ def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **
             batch = built.batch(workload, device)
             ledger.adopt(built.model.parameters(), Category.PARAMETER)
             ledger.adopt(batch.values(), Category.INPUT)
-            with CudaKernels(), ledger:
+            with CudaKernels(), modes_in_recomputation(), ledger:
                 for profiler.step in range(steps):
                     training_step(built.model, batch, optimizer, workload, profiler)
     finally:

@@ -19,11 +19,11 @@ def meta(*shape, dtype=torch.float32, grad=False):
 
 
 def test_dropout_keeps_one_byte_an_element():
-    """Dropout.cpp: fused on CUDA."""
+    """Dropout.cpp: fused on CUDA; Dropout.cu, dropout_cuda: the mask first."""
     x = meta(8, 100)
     with CudaKernels(), Ledger() as ledger:
         F.dropout(x, 0.1, training=True)
-    assert made(ledger) == [("aten::native_dropout", 3200), ("aten::native_dropout", 800)]
+    assert made(ledger) == [("aten::native_dropout", 800), ("aten::native_dropout", 3200)]
 
 
 @pytest.mark.parametrize("options", [{"p": 0.0}, {"p": 0.5, "training": False}])
@@ -46,30 +46,12 @@ def test_softmax_backward_multiplies_gradient_and_result():
     assert ledger.events[at - 1 : at + 2] == [result, scratch, ~scratch]
 
 
-@pytest.mark.parametrize(("tokens", "scratch"), [(3072, 0), (3073, 8)])
-def test_embedding_backward_sorts_beyond_3072_tokens(tokens, scratch):
-    """Embedding.cu, embedding_dense_backward_cuda."""
-    table = meta(1000, 16, grad=True)
-    ids = torch.empty(tokens, dtype=torch.long, device="meta")
-    with Ledger() as ledger:
-        out = F.embedding(ids, table)
-        before = len(made(ledger))
-        out.backward(meta(tokens, 16))
-    sizes = [size for name, size in made(ledger)[before:] if "embedding_dense" in name]
-    assert sizes[0] == 1000 * 16 * 4
-    assert len(sizes) == 1 + scratch
-    if scratch:
-        partial_segments = tokens // 10 + 1000
-        assert sizes[1:4] == [tokens * 8] * 3
-        assert sizes[-1] == partial_segments * 16 * 4
-
-
 def test_isinf_takes_the_absolute_value_first():
     """TensorCompare.cpp, isinf."""
     x = meta(64, dtype=torch.float16)
     with Ledger() as ledger:
         torch.isinf(x)
-    assert [size for _, size in made(ledger)] == [64, 128]
+    assert [size for _, size in made(ledger)] == [128, 64]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +95,7 @@ def test_attention_with_a_mask_takes_the_memory_efficient_kernel():
     stay on the host."""
     ledger = Ledger()
     out = attend(ledger)
-    sizes = [size for name, size in made(ledger) if name != "adopted"]
+    sizes = [size for name, size in made(ledger) if name != "(loaded)"]
     assert sizes == [B * H * S * K * 4, B * H * 32 * 4]
     assert out.shape == (B, H, S, K)
 
@@ -171,7 +153,7 @@ def heads(*shape, dtype=torch.bfloat16):
     return meta(*shape, dtype=dtype, grad=True)
 
 
-def run_attention(capability=(8, 0), *, backward=False, **options):
+def run_attention(card="a100-80gb", *, backward=False, **options):
     """Operators and bytes of one unmasked call on [2, 4, 160, head] in bf16."""
     head, key_heads = options.pop("head", 64), options.pop("key_heads", 4)
     dtype = options.pop("dtype", torch.bfloat16)
@@ -179,7 +161,7 @@ def run_attention(capability=(8, 0), *, backward=False, **options):
     key, value = (heads(2, key_heads, 160, head, dtype=dtype) for _ in range(2))
     ledger = Ledger()
     ledger.adopt([query, key, value], Category.INPUT)
-    with CudaKernels(capability), ledger:
+    with CudaKernels(CARDS[card]), ledger:
         out = F.scaled_dot_product_attention(query, key, value, **options)
         assert out.shape == (2, 4, 160, head)
         if backward:
@@ -195,8 +177,8 @@ def run_attention(capability=(8, 0), *, backward=False, **options):
         ({"key_heads": 2, "enable_gqa": True}, "flash"),
         ({"head": 512}, "efficient"),
         ({"dtype": torch.float32}, "efficient"),
-        ({"capability": (7, 5)}, "softmax"),  # Turing has no bf16
-        ({"capability": (7, 5), "dtype": torch.float16}, "efficient"),
+        ({"card": "t4"}, "softmax"),  # Turing has no bf16
+        ({"card": "t4", "dtype": torch.float16}, "efficient"),
         ({"attn_mask": meta(160, 160, dtype=torch.bool)}, "efficient"),
         ({"dtype": torch.float32, "head": 6, "is_causal": True}, "softmax"),
     ],
@@ -244,15 +226,3 @@ def test_softmax_from_fp16_needs_no_fp32_copy(dtype, made_bytes):
     with CudaKernels(), Ledger() as ledger:
         F.softmax(x, dim=-1, dtype=torch.float32)
     assert [size for _, size in made(ledger)] == made_bytes
-
-
-@pytest.mark.parametrize(("accumulate", "scratch"), [(True, [5 * 8] * 4), (False, [])])
-def test_accumulating_by_index_sorts_the_indices(accumulate, scratch):
-    """Indexing.cu, index_put_with_sort_kernel."""
-    x, values = meta(10, 3), meta(5, 3)
-    rows = torch.empty(5, dtype=torch.long, device="meta")
-    ledger = Ledger()
-    ledger.adopt([x, values, rows], Category.INPUT)
-    with ledger:
-        x.index_put_((rows,), values, accumulate=accumulate)
-    assert [size for _, size in made(ledger)[3:]] == scratch

@@ -24,7 +24,9 @@ def logits(model, batch):
         return model.eval()(**batch)["logits"]
 
 
-@pytest.mark.parametrize("spec", ["lora", "lora[biases=all]", "bitfit", "bitfit[terms=norms]"])
+@pytest.mark.parametrize(
+    "spec", ["lora", "lora[biases=all]", "bitfit", "bitfit[terms=norms]", "ia3"]
+)
 def test_methods_that_start_as_the_identity_reproduce_the_backbone(
     spec, attach, backbone, reference
 ):
@@ -57,13 +59,83 @@ def test_prompt_tuning_is_the_backbone_on_concatenated_embeddings(attach, backbo
     built = attach("prompt[tokens=4]", backbone)
     batch = built.batch()
     (prompt_PD,) = (p for p in built.model.parameters() if p.requires_grad)
-    B = batch["input_ids"].shape[0]
+    expected = logits_with_prompt(reference, prompt_PD, batch)
+    torch.testing.assert_close(logits(built.model, batch), expected, **TOLERANCE)
+
+
+def logits_with_prompt(reference, prompt_PD, batch):
+    """What the plain backbone says when the prompt stands before every source."""
+    B, P = len(batch["input_ids"]), len(prompt_PD)
     embedded = reference.shared(batch["input_ids"])
-    together = torch.cat([prompt_PD.detach().expand(B, -1, -1), embedded], dim=1)
-    mask = torch.cat([torch.ones(B, 4, dtype=torch.long), batch["attention_mask"]], dim=1)
+    together = torch.cat([prompt_PD.expand(B, -1, -1), embedded], dim=1)
+    mask = torch.cat([torch.ones(B, P, dtype=torch.long), batch["attention_mask"]], dim=1)
     with torch.no_grad():
-        expected = reference(inputs_embeds=together, attention_mask=mask, labels=batch["labels"])
-    torch.testing.assert_close(logits(built.model, batch), expected.logits, **TOLERANCE)
+        return reference(inputs_embeds=together, attention_mask=mask, labels=batch["labels"]).logits
+
+
+def test_p_tuning_prompts_with_what_an_lstm_writes(attach, backbone, reference):
+    built = attach("ptuning[tokens=4,hidden=6]", backbone)
+    batch = built.batch()
+    encoder = built.model.prompt_encoder["default"]
+    weights = dict(encoder.lstm_head.named_parameters())
+    states = encoder.embedding.weight
+    with torch.no_grad():
+        for layer in (0, 1):
+            ahead = lstm(states, weights, f"l{layer}")
+            back = lstm(states.flip(0), weights, f"l{layer}_reverse").flip(0)
+            states = torch.cat([ahead, back], dim=1)
+        first, _, second = encoder.mlp_head
+        prompt_PD = affine(affine(states, first).clamp(min=0), second)
+    expected = logits_with_prompt(reference, prompt_PD, batch)
+    torch.testing.assert_close(logits(built.model, batch), expected, **TOLERANCE)
+
+
+def test_p_tuning_with_an_mlp_has_three_layers(attach, backbone, reference):
+    built = attach("ptuning[tokens=4,encoder=mlp,hidden=6]", backbone)
+    batch = built.batch()
+    encoder = built.model.prompt_encoder["default"]
+    first, _, second, _, third = encoder.mlp_head
+    with torch.no_grad():
+        inner = affine(encoder.embedding.weight, first).clamp(min=0)
+        prompt_PD = affine(affine(inner, second).clamp(min=0), third)
+    expected = logits_with_prompt(reference, prompt_PD, batch)
+    torch.testing.assert_close(logits(built.model, batch), expected, **TOLERANCE)
+
+
+def affine(x, linear):
+    return x @ linear.weight.T + linear.bias
+
+
+def lstm(inputs, weights, name):
+    """Hochreiter & Schmidhuber's cell with forget gates, over [P, D], from a state of zeros."""
+    hidden = weights[f"weight_hh_{name}"].shape[1]
+    h = c = torch.zeros(hidden)
+    outputs = []
+    for x in inputs:
+        gates = weights[f"weight_ih_{name}"] @ x + weights[f"bias_ih_{name}"]
+        gates = gates + weights[f"weight_hh_{name}"] @ h + weights[f"bias_hh_{name}"]
+        enter, forget, candidate, leave = gates.chunk(4)
+        c = forget.sigmoid() * c + enter.sigmoid() * candidate.tanh()
+        h = leave.sigmoid() * c.tanh()
+        outputs.append(h)
+    return torch.stack(outputs)
+
+
+def test_ia3_is_the_backbone_with_rescaled_weights(attach, backbone, reference):
+    """Rows of k and v, and columns of wo, times their vectors; nothing else."""
+    built = attach("ia3", backbone)
+    batch = built.batch()
+    plain = dict(reference.named_modules())
+    rescaled = set()
+    for name, module in built.plain.named_modules():
+        if hasattr(module, "ia3_l"):
+            vector = module.ia3_l["default"]
+            torch.nn.init.normal_(vector)
+            by_column = name.endswith(".wo")
+            plain[name].weight.data *= vector.view(1, -1) if by_column else vector.view(-1, 1)
+            rescaled.add(name.rsplit(".", 1)[1])
+    assert rescaled == {"k", "v", "wo"}
+    torch.testing.assert_close(logits(built.model, batch), logits(reference, batch), **TOLERANCE)
 
 
 def test_an_adapter_is_a_residual_bottleneck_on_the_branch(attach, backbone):
@@ -92,7 +164,7 @@ def test_adapters_stand_where_their_paper_puts_them(placement, kinds, attach, ba
 def test_a_bias_shifts_what_it_was_added_to(attach, backbone, reference):
     built = attach("bitfit", backbone)
     batch = built.batch()
-    torch.nn.init.constant_(built.ports.head.bias, 0.5)
+    torch.nn.init.constant_(built.ports.language_head.bias, 0.5)
     expected = logits(reference, batch) + 0.5
     torch.testing.assert_close(logits(built.model, batch), expected, **TOLERANCE)
     norm = built.ports.sublayers[0].norm
@@ -106,7 +178,8 @@ def test_lst_is_the_papers_recurrence(attach, backbone, reference):
     """Section 1 of the paper written out: gates, rungs and side blocks, layer by layer."""
     built = attach("lst[reduction=2,keep=1,3,temperature=0.5]", backbone)
     model = built.model.eval()
-    for ladder in model.ladders.values():
+    side = model.ladders["default"]
+    for ladder in side.stacks.values():
         torch.nn.init.normal_(ladder.gates)
         for rung in [ladder.entry, *ladder.rungs.values()]:
             torch.nn.init.normal_(rung.weight, std=0.3)
@@ -127,14 +200,14 @@ def test_lst_is_the_papers_recurrence(attach, backbone, reference):
             ),
         }
         for name, (stack, tokens, extra) in runs.items():
-            ladder = model.ladders[name]
+            ladder = side.stacks[name]
             states = states_after_blocks(stack, tokens, batch["attention_mask"], name, extra)
             s = ladder.entry(stack.embed_tokens(tokens))
             bias = cross_bias = None
             for layer in (1, 3):
                 mu = torch.sigmoid(ladder.gates[layer] / 0.5)
                 s = mu * s + (1 - mu) * ladder.rungs[str(layer)](states[layer])
-                s, bias, cross_bias = ladder.side.block[str(layer)](
+                s, bias, cross_bias = ladder.design.thin.block[str(layer)](
                     s,
                     attention_mask=additive_mask(name, batch, tokens.shape[1]),
                     position_bias=bias,
@@ -143,8 +216,8 @@ def test_lst_is_the_papers_recurrence(attach, backbone, reference):
                     encoder_decoder_position_bias=cross_bias,
                 )
             rms = s * torch.rsqrt(s.pow(2).mean(-1, keepdim=True) + 1e-6)
-            encoder_side = rms * ladder.side.final_layer_norm.weight
-        out = encoder_side @ model.exit.weight.T + model.exit.bias
+            encoder_side = rms * ladder.design.thin.final_layer_norm.weight
+        out = encoder_side @ side.exit.weight.T + side.exit.bias
         expected = out * 32**-0.5 @ reference.shared.weight.T
     torch.testing.assert_close(actual, expected, **TOLERANCE)
 
@@ -184,22 +257,26 @@ def test_the_ladder_sees_every_example_alike(attach, backbone):
     torch.testing.assert_close(once.flip(0), flipped, **TOLERANCE)
 
 
-def test_lst_leaves_no_hook_and_no_tensor_behind(attach, backbone):
+def test_lst_leaves_no_tensor_behind(attach, backbone):
     built = attach("lst[reduction=2]", backbone)
     built.model(**built.batch())["loss"].backward()
-    assert not any(module._forward_hooks for module in built.plain.modules())
-    assert all(ladder.state_BTd is None for ladder in built.model.ladders.values())
-    for parameter in built.plain.parameters():
+    ladder = built.model.ladders["default"]
+    assert all(side.state_BTd is None for side in ladder.stacks.values())
+    for parameter in set(built.model.parameters()) - set(ladder.parameters()):
         assert parameter.grad is None
 
 
 def test_backbone_dropout_can_be_switched_off(attach, backbone):
     off = attach("lst[reduction=2,backbone_dropout=false]", backbone).model.train()
     on = attach("lst[reduction=2]", backbone).model.train()
-    assert not off.backbone.training
-    assert off.ladders.training
-    assert on.backbone.training
-    assert not on.eval().backbone.training
+    batch = attach("full", backbone).batch()
+    off(**batch)
+    on(**batch)
+    assert not off.encoder.training
+    assert not off.decoder.block[0].training
+    assert off.ladders["default"].stacks["encoder"].entry_dropout.training
+    assert on.encoder.training
+    assert off.train().encoder.training  # until its next pass
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,18 @@ PAPER_VOCABULARY = {"vocab_size": 32_100}
 T5_BASE = {
     "full": 222_882_048,
     "adapter": 3_625_728,
+    "compacter": 161_728,
+    "compacter[placement=compacter++]": 104_704,
     "lora": 3_538_944,
     "lora[biases=all]": 3_820_644,
     "bitfit": 280_932,
     "prompt": 76_800,
+    "ptuning": 8_278_272,
+    "ptuning[encoder=mlp]": 1_778_688,
+    "ia3": 129_024,
+    "theseus": 99_114_240,
+    "prefix": 29_571_072,
+    "prefix[projection=false]": 552_960,
     "lst": 3_878_712,
     "lst[keep=1-3,5-7,9-11]": 3_878_712,
     "lst[keep=all]": 5_097_240,
@@ -42,7 +50,7 @@ def closed_form(backbone: str, spec: str, **changes) -> int:
     ((_, choice),) = method_spec.parse_specs(spec)
     method = registry.get(choice.name)
     config = method_spec.validated_config(method, choice.config)
-    return method.trainable_parameters(FAMILIES[found.family].dims(found), config)
+    return method.trainable_parameters(FAMILIES[found.family].dims(found.config), config)
 
 
 @pytest.mark.parametrize(("spec", "count"), T5_BASE.items())
@@ -71,6 +79,14 @@ def test_the_published_vocabulary_adds_28_rows():
 
 def test_norms_are_the_vectors_that_t5_owns():
     assert closed_form("t5-base", "bitfit[terms=norms]") == 62 * 768
+
+
+@pytest.mark.parametrize(
+    ("spec", "percent"), [("compacter", 0.073), ("compacter[placement=compacter++]", 0.047)]
+)
+def test_compacters_shares_are_its_papers(spec, percent):
+    """Table 1's "trained parameters per task": adapters, the shared rule and all norms."""
+    assert round(100 * T5_BASE[spec] / T5_BASE["full"], 3) == percent
 
 
 def test_pfeiffer_has_half_of_houlsbys_bottlenecks():

@@ -2,10 +2,13 @@
 
 profiler    runs the step on tensors without data, under a ledger
 ledger      storages allocated and freed, in order, with FLOPs
-cuda_semantics  where CUDA's kernels allocate otherwise; attention_kernels likewise
+cuda_semantics  where CUDA runs other operators; kernels/, what its kernels allocate
 era         how PyTorch kept its tensors in a paper's day
+windows     the ledger's stream in the order in which it is replayed
 allocator   PyTorch's caching allocator, and allocator_settings its options
-accounting  the ledger's stream through the allocator, per phase and category
+accounting  the stream through the allocator, per phase and category
+capacity    the stream through an allocator that can run full
 roofline    time, estimated
+provenance  the module and the line that made each storage
 trace       proof: a recorded trace replayed
 """

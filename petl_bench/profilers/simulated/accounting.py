@@ -1,7 +1,7 @@
 """From a stream of allocations and frees to what the caching allocator's counters would say."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from petl_bench.profilers.simulated.allocator import CachingAllocator
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
@@ -27,7 +27,9 @@ class Accountant:
 
     def __init__(self, ledger: Ledger, settings: AllocatorSettings) -> None:
         self._ledger = ledger
-        self._allocator = CachingAllocator(settings=settings)
+        # An account goes on where a device would be full; `capacity` tells when that is.
+        unlimited = replace(settings, per_process_memory_fraction=1.0)
+        self._allocator = CachingAllocator(settings=unlimited)
         self._blocks: dict[int, int] = {}  # live storage -> bytes of its block
         self._by_category = [0] * len(_CATEGORIES)
         order = {category: position for position, category in enumerate(_CATEGORIES)}

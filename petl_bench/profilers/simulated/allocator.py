@@ -23,9 +23,8 @@ They decide only which of two free blocks of equal size is taken first.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
 from math import inf
-from typing import Final, Literal, TypedDict
+from typing import Final
 
 from petl_bench import errors
 from petl_bench.profilers.simulated.allocator_settings import (
@@ -69,29 +68,6 @@ class OutOfMemoryError(errors.OutOfMemoryError):
             f"{format_bytes(self.allocated_bytes)} allocated and "
             f"{format_bytes(self.reserved_bytes)} reserved of {format_bytes(self.capacity_bytes)}"
         )
-
-
-class BlockInfo(TypedDict):
-    """One block of a segment, as in torch.cuda.memory_snapshot; sizes in bytes."""
-
-    address: int
-    size: int
-    requested_size: int  # as last asked for; a free block keeps an old one
-    state: Literal["active_allocated", "inactive"]
-
-
-class SegmentInfo(TypedDict):
-    """One contiguous run of device memory, as in torch.cuda.memory_snapshot; sizes in bytes."""
-
-    address: int
-    total_size: int
-    allocated_size: int
-    active_size: int
-    requested_size: int
-    stream: int
-    segment_type: Literal["large", "small"]
-    is_expandable: bool
-    blocks: list[BlockInfo]
 
 
 class _ExpandableSegment:
@@ -245,8 +221,10 @@ class CachingAllocator:
             settings.max_non_split_rounding_bytes or settings.large_segment_size_bytes
         )
         self._total = _UNBOUNDED_BYTES if capacity_bytes is None else capacity_bytes
-        self._allowed = self._memory_fraction()
         self._restricted = settings.per_process_memory_fraction < 1.0
+        if self._restricted and capacity_bytes is None:
+            raise errors.UsageError("per_process_memory_fraction below 1.0 needs a capacity")
+        self._allowed = settings.allowed_bytes(self._total)
         self._collects = self._restricted and settings.garbage_collection_threshold > 0
         self._unused_address = K_ROUND_LARGE  # 0 would be the null pointer
 
@@ -316,20 +294,6 @@ class CachingAllocator:
                     self._unmap_block(block, block.segment)
                 elif not block.is_split:
                     self._release_block(block)
-
-    def segments(self) -> list[SegmentInfo]:
-        """Segments and their blocks by address, in the form of torch.cuda.memory_snapshot."""
-        free = [entry[-1] for pool in (self._small, self._large) for entry in pool.blocks]
-        used = [block for block in self._blocks.values() if block is not None]
-        heads = [block for block in free + used if block.prev is None or not block.prev.mapped]
-        return [_segment_info(head) for head in sorted(heads, key=lambda block: block.address)]
-
-    def _memory_fraction(self) -> int:
-        """Bytes that this process may reserve (setMemoryFraction)."""
-        fraction = self.settings.per_process_memory_fraction
-        if fraction < 1.0 and self.capacity_bytes is None:
-            raise errors.UsageError("per_process_memory_fraction below 1.0 needs a capacity")
-        return self._total if fraction == 1.0 else int(fraction * self._total)
 
     def _round_size(self, size: int) -> int:
         """`size` rounded up to 512 bytes or to a division of a power of 2 (round_size)."""
@@ -561,35 +525,3 @@ def _has_available_address_space(block: _Block, size: int) -> bool:
         found += run.size
         run = run.next
     return found >= size
-
-
-def _segment_info(head: _Block) -> SegmentInfo:
-    run = list(_mapped_run(head))
-    used = [block for block in run if block.allocated]
-    used_size = sum(block.size for block in used)
-    return {
-        "address": head.address,
-        "total_size": sum(block.size for block in run),
-        "allocated_size": used_size,
-        "active_size": used_size,
-        "requested_size": sum(block.requested_size for block in used),
-        "stream": 0,
-        "segment_type": "small" if head.pool.is_small else "large",
-        "is_expandable": head.segment is not None,
-        "blocks": [
-            {
-                "address": block.address,
-                "size": block.size,
-                "requested_size": block.requested_size,
-                "state": "active_allocated" if block.allocated else "inactive",
-            }
-            for block in run
-        ],
-    }
-
-
-def _mapped_run(head: _Block) -> Iterator[_Block]:
-    block: _Block | None = head
-    while block is not None and block.mapped:
-        yield block
-        block = block.next

@@ -62,6 +62,11 @@ class AllocatorSettings:
         if not 0.0 <= self.per_process_memory_fraction <= 1.0:
             raise UsageError("per_process_memory_fraction must lie between 0.0 and 1.0")
 
+    def allowed_bytes(self, total_bytes: int) -> int:
+        """What a process may reserve of a device with `total_bytes` (setMemoryFraction)."""
+        fraction = self.per_process_memory_fraction
+        return total_bytes if fraction == 1.0 else int(fraction * total_bytes)
+
     @classmethod
     def parse(cls, text: str) -> "AllocatorSettings":
         """Settings written as in PYTORCH_ALLOC_CONF (AcceleratorAllocatorConfig::parseArgs).

@@ -24,6 +24,9 @@ from petl_bench.record import Category, Phase
 
 aten = torch.ops.aten
 
+LOADED = "(loaded)"
+"""Stands where an operator could, of what was there before the first one ran."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -96,7 +99,7 @@ class Ledger(TorchDispatchMode):
     def adopt(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
         """Enter tensors made outside, as if allocated now, in their order."""
         for tensor in tensors:
-            self._see(tensor, "adopted")
+            self._see(tensor, LOADED)
             self.label([tensor], category)
 
     def index_of(self, tensor: torch.Tensor) -> int | None:

@@ -13,10 +13,13 @@ from petl_bench.case import Case, Workload
 from petl_bench.environment import allocator_conf
 from petl_bench.profilers.simulated.accounting import Accountant
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.capacity import refusal
 from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
+from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
-from petl_bench.record import Category, Measurement, Phase, PhaseMemory, TimelinePoint
+from petl_bench.profilers.simulated.windows import split
+from petl_bench.record import Category, Fit, Measurement, Phase, PhaseMemory, TimelinePoint
 from petl_bench.training import make_optimizer, trainable, training_step
 
 META = torch.device("meta")
@@ -84,6 +87,7 @@ def simulate(case: Case, card: Card, era: Era = ERAS[None]) -> Measurement:
     trainee = assemble(case, META)
     ledger, roofline = run_ledger(case, trainee, card, era)
     load, steps, timeline = _account(ledger, case.workload)
+    reserved_bytes = max(memory.peak_reserved_bytes for step in steps for memory in step.values())
     return Measurement(
         total_parameters=trainee.total_parameters,
         backbone_parameters=trainee.backbone_parameters,
@@ -92,6 +96,8 @@ def simulate(case: Case, card: Card, era: Era = ERAS[None]) -> Measurement:
         steps=steps,
         flops_per_step=ledger.flops,
         roofline=roofline.estimate(),
+        # An era's contexts were larger, before kernels were loaded lazily, and are not known.
+        fit=_fit(ledger, case.workload, card, reserved_bytes) if era.name is None else None,
         timeline=timeline,
     )
 
@@ -121,7 +127,7 @@ def run_ledger(
         profiler = SimulatedProfiler(ledger, trainee, optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, optimizer)
-        with era.kernels(card), ledger:
+        with era.kernels(card), modes_in_recomputation(), ledger:
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
@@ -141,6 +147,20 @@ def _account(
     return load_memory, steps, tuple(accountant.timeline(steady))
 
 
+def _fit(ledger: Ledger, workload: Workload, card: Card, reserved_bytes: int) -> Fit:
+    """Whether a case that reserves `reserved_bytes` without a limit fits on `card`."""
+    settings = _settings()
+    refused = None
+    # An allocator that never asks for more than it may have behaves as one without a limit.
+    if settings.per_process_memory_fraction < 1.0 or reserved_bytes > card.capacity_bytes:
+        refused = refusal(ledger, workload, card.capacity_bytes, settings)
+    return Fit(capacity_bytes=settings.allowed_bytes(card.capacity_bytes), refusal=refused)
+
+
+def _settings() -> AllocatorSettings:
+    return AllocatorSettings.parse(allocator_conf())
+
+
 def blocks_at_peak(ledger: Ledger, workload: Workload) -> tuple[Phase, dict[int, int]]:
     """The phase of the overall peak of the measured steps, and each storage's block then."""
     accountant, _, steady = _warmed_up(ledger, workload)
@@ -148,46 +168,16 @@ def blocks_at_peak(ledger: Ledger, workload: Workload) -> tuple[Phase, dict[int,
     return window.phase, blocks
 
 
-def _warmed_up(ledger: Ledger, workload: Workload) -> tuple[Accountant, PhaseMemory, list[Window]]:
+def _warmed_up(
+    ledger: Ledger, workload: Workload
+) -> tuple[Accountant, PhaseMemory, tuple[Window, ...]]:
     """An account that stands at the end of the warm-up, load's memory, the steady step."""
-    accountant = Accountant(ledger, AllocatorSettings.parse(allocator_conf()))
-    load, *rest = _contiguous(ledger.windows)
+    accountant = Accountant(ledger, _settings())
+    load, warm_up, steady = split(ledger, workload)
     load_memory = accountant.replay(load)
-    for window in rest:
-        if window.step < workload.warmup_steps:
-            accountant.replay(window)
-    steady = [window for window in rest if window.step == workload.warmup_steps]
-    _check_repeatable(ledger, steady)
+    for window in warm_up:
+        accountant.replay(window)
     return accountant, load_memory, steady
-
-
-def _contiguous(windows: list[Window]) -> list[Window]:
-    """The windows, each stretched back to where the one before it ended.
-
-    Between two phases only Python runs, but what it frees must not fall out of the account.
-    """
-    starts = [0, *(window.stop for window in windows[:-1])]
-    return [
-        Window(window.step, window.phase, start, window.stop)
-        for window, start in zip(windows, starts, strict=True)
-    ]
-
-
-def _check_repeatable(ledger: Ledger, steady: list[Window]) -> None:
-    """A step that leaves something behind, or frees what it did not make, cannot be replayed."""
-    open_storages: set[int] = set()
-    for event in ledger.events[steady[0].start : steady[-1].stop]:
-        if event >= 0:
-            open_storages.add(event)
-        elif ~event not in open_storages:
-            raise RuntimeError(
-                f"the steady step frees {ledger.operators[~event]}'s result, not its own"
-            )
-        else:
-            open_storages.remove(~event)
-    if open_storages:
-        left = ", ".join(sorted({ledger.operators[index] for index in open_storages}))
-        raise RuntimeError(f"the steady step leaves results behind of: {left}")
 
 
 @contextmanager

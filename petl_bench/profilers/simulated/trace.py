@@ -1,12 +1,35 @@
-"""Replay of an allocator trace that was recorded on a GPU, to prove the model right."""
+"""The model of the allocator beside what was recorded of PyTorch's on a GPU: traces, snapshots."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
-from petl_bench.profilers.simulated.allocator import CachingAllocator
+from petl_bench.profilers.simulated.allocator import CachingAllocator, _Block
 from petl_bench.profilers.simulated.allocator_settings import DEFAULT_SETTINGS, AllocatorSettings
+
+
+class BlockInfo(TypedDict):
+    """One block of a segment, as in torch.cuda.memory_snapshot; sizes in bytes."""
+
+    address: int
+    size: int
+    requested_size: int  # as last asked for; a free block keeps an old one
+    state: Literal["active_allocated", "inactive"]
+
+
+class SegmentInfo(TypedDict):
+    """One contiguous run of device memory, as in torch.cuda.memory_snapshot; sizes in bytes."""
+
+    address: int
+    total_size: int
+    allocated_size: int
+    active_size: int
+    requested_size: int
+    stream: int
+    segment_type: Literal["large", "small"]
+    is_expandable: bool
+    blocks: list[BlockInfo]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +73,46 @@ def replay(
             if len(streams) > 1:
                 raise ValueError("the trace has more than one stream; the model has one")
             yield step
+
+
+def snapshot(allocator: CachingAllocator) -> list[SegmentInfo]:
+    """Segments and their blocks by address, in the form of torch.cuda.memory_snapshot."""
+    free = [entry[-1] for pool in (allocator._small, allocator._large) for entry in pool.blocks]
+    used = [block for block in allocator._blocks.values() if block is not None]
+    heads = [block for block in free + used if block.prev is None or not block.prev.mapped]
+    return [_segment_info(head) for head in sorted(heads, key=lambda block: block.address)]
+
+
+def _segment_info(head: _Block) -> SegmentInfo:
+    run = list(_mapped_run(head))
+    used = [block for block in run if block.allocated]
+    used_size = sum(block.size for block in used)
+    return {
+        "address": head.address,
+        "total_size": sum(block.size for block in run),
+        "allocated_size": used_size,
+        "active_size": used_size,
+        "requested_size": sum(block.requested_size for block in used),
+        "stream": 0,
+        "segment_type": "small" if head.pool.is_small else "large",
+        "is_expandable": head.segment is not None,
+        "blocks": [
+            {
+                "address": block.address,
+                "size": block.size,
+                "requested_size": block.requested_size,
+                "state": "active_allocated" if block.allocated else "inactive",
+            }
+            for block in run
+        ],
+    }
+
+
+def _mapped_run(head: _Block) -> Iterator[_Block]:
+    block: _Block | None = head
+    while block is not None and block.mapped:
+        yield block
+        block = block.next
 
 
 class _Replayer(CachingAllocator):

@@ -20,6 +20,8 @@ from petl_bench.profilers.simulated.kernels.recipe import (
     Free,
     Recipe,
     Step,
+    ceil_div,
+    round_up,
     tensors,
 )
 
@@ -42,9 +44,7 @@ def _embedding_backward(call: Call) -> Iterator[Step]:
     yield n * item  # sorted indices
     yield n * item  # where each came from
     yield n * item  # 0, 1, 2, ...
-    yield cub.radix_sort_bytes(
-        call.card, n, key_bytes=item, value_bytes=item, key_bits=int(rows).bit_length()
-    )
+    yield cub.radix_sort_bytes(call.card, n, key_bytes=item, value_bytes=item, key_bits=8 * item)
     yield FREE
     yield FREE
     yield call.out
@@ -62,12 +62,15 @@ def _embedding_backward(call: Call) -> Iterator[Step]:
     yield _LONG  # how many parts there are
     parts = n // 10 + segments
     yield parts * item  # where parts begin
-    if parts > 4 * rows and rows < 4 * call.card.multiprocessors:
-        # Few rows, many parts each: parts are added to their row at once.
+    width = grad.shape[-1]
+    threads = round_up(width, 32)
+    blocks = ceil_div(segments * threads, min(threads, 1024))  # that would add up the parts
+    if blocks < 4 * call.card.multiprocessors and parts > 4 * blocks:
+        # Too few to fill the card: parts are added to their row at once.
         yield parts * item  # the row of each
         yield call.out.numel() * 4 if call.out.element_size() == 2 else 0  # noqa: PLR2004
     else:
-        yield parts * grad.shape[-1] * 4
+        yield parts * width * 4
 
 
 def _index(call: Call) -> Iterator[Step]:

@@ -66,9 +66,7 @@ def _merged(tensor: torch.Tensor, summed: Sequence[int]) -> list[Dim]:
         elif dim.size == 1 and last is not None:
             continue
         elif (
-            last is not None
-            and last.summed == dim.summed
-            and last.size * last.stride == dim.stride
+            last is not None and last.summed == dim.summed and last.size * last.stride == dim.stride
         ):
             merged[-1] = last._replace(size=last.size * dim.size)
         else:
@@ -171,9 +169,7 @@ def _split(card: Card, dims: list[Dim], item: int, accumulator_bytes: int) -> It
 def _block(first: int, second: int, output_vector: int) -> tuple[int, int]:
     """Width and height of a thread block (set_block_dimension)."""
     threads = _MAX_THREADS // output_vector
-    first, second = (
-        _power_of_two(size) if size < threads else threads for size in (first, second)
-    )
+    first, second = (_power_of_two(size) if size < threads else threads for size in (first, second))
     width = min(first, _WARP)
     height = min(second, threads // width)
     return min(first, threads // height), height

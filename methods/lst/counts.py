@@ -1,0 +1,60 @@
+"""How many parameters a ladder trains, in closed form, and where it does not fit."""
+
+from petl_bench.backbones.ports import Dims
+
+from .config import LstConfig, kept_layers
+
+
+def trainable_parameters(dims: Dims, config: LstConfig) -> int:
+    """Entries, rungs, gates, side blocks, side norms, the exit and its gate; no task head.
+
+    T5-base, reduction 8, 9 of 12 layers kept: 3,878,712.
+    """
+    D, d = dims.hidden_size, config.side_width(dims.hidden_size)
+    linear = D * d + config.biases * d
+    total = config.merge + (0 if config.head == "side" else d * D + config.biases * D)
+    for name, stack in dims.stacks.items():
+        kept = len(kept_layers(dims, name, config))
+        total += (1 + config.climbs * kept) * linear
+        total += stack.layers if config.gates == "learned" else 0
+        total += kept * _block(dims, name, config)
+        if config.blocks in {"native", "cross-attention"}:
+            total += stack.relative_position_buckets * dims.num_heads
+            total += stack.final_norm * dims.norm_vectors * d
+        elif config.blocks == "adapter":
+            total += d
+    return total
+
+
+def _block(dims: Dims, stack: str, config: LstConfig) -> int:
+    d = config.side_width(dims.hidden_size)
+    reader = 4 * d * d + d
+    if config.blocks == "plain":
+        return 4 * (d * d + d) + 8 * d * d + 5 * d + 4 * d
+    if config.blocks == "adapter":
+        inner = dims.feed_forward_size // config.reduction
+        reads = stack == "decoder" and len(dims.stacks) > 1
+        return 2 * d * inner + inner + 2 * d + reads * reader
+    thin = dims.layer_parameters(stack, config.reduction)
+    return thin + (reader if config.blocks == "cross-attention" else 0)
+
+
+def unsupported(dims: Dims, config: LstConfig) -> str | None:
+    """A width that the reduction leaves at zero or odd, or a layer that does not exist."""
+    if config.blocks == "plain":
+        if len(dims.stacks) > 1 or dims.language_head:
+            return "blocks=plain is for encoders with a task head"
+        if config.side_width(dims.hidden_size) % config.heads:
+            return f"a width of {config.side_width(dims.hidden_size)} has no {config.heads} heads"
+    else:
+        smallest = min(dims.hidden_size, dims.head_size, dims.feed_forward_size)
+        if smallest < config.reduction:
+            return f"reduction {config.reduction} leaves nothing of a width of {smallest}"
+    if config.head == "side" and dims.language_head:
+        return "head=side is for classifiers; this backbone has a language head"
+    try:
+        for stack in dims.stacks:
+            kept_layers(dims, stack, config)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -1,0 +1,95 @@
+"""A whole ladder: the side networks of a backbone's stacks, and what reads them.
+
+logits = head(W_out dropout(norm(s)) + b_out)      the backbone's head, frozen
+A decoder's side blocks attend to the side encoder. Source: Sung et al. 2022, section 3.2.
+Legend: B batch, T tokens, D hidden size, d side width.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from petl_bench.backbones.ports import Ports
+
+from .blocks import PlainBlock
+from .config import LstConfig
+from .side import SideStack
+
+
+class Ladder(nn.Module):
+    """Everything that trains: side networks, the way back to the backbone's width, a task head."""
+
+    def __init__(self, ports: Ports, config: LstConfig) -> None:
+        super().__init__()
+        dims = ports.dims
+        D, d = dims.hidden_size, config.side_width(dims.hidden_size)
+        self.config = config
+        self.stacks = nn.ModuleDict(
+            {stack.name: SideStack(stack, dims, config) for stack in ports.stacks}
+        )
+        reads_side = config.head == "side"
+        self.exit = None if reads_side else nn.Linear(d, D, bias=config.biases)
+        self.merge_gate = nn.Parameter(torch.zeros(())) if config.merge else None
+        self.head: nn.Module | None = None
+        if reads_side:
+            self.head = nn.Linear(d, _num_labels(ports.task_head))
+        elif ports.task_head is not None:
+            # A copy, so that several ladders beside one backbone have a head each.
+            self.head = copy.deepcopy(ports.task_head).requires_grad_(requires_grad=True)
+        self._initialise(given=self.head if not reads_side else None)
+
+    def stack(self, name: str) -> SideStack:
+        """The side network of the stack called `name`."""
+        side = self.stacks[name]
+        assert isinstance(side, SideStack)
+        return side
+
+    def finished(self, side_BTd: torch.Tensor, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """What the backbone's head reads instead of its final states, [B, T, D]."""
+        if self.exit is None:
+            return hidden_BTD
+        exit_BTD: torch.Tensor = self.exit(side_BTd)
+        if self.merge_gate is None:
+            return exit_BTD
+        mu = torch.sigmoid(self.merge_gate / self.config.temperature)
+        return mu * exit_BTD + (1 - mu) * hidden_BTD
+
+    def scores(self, side_BTd: torch.Tensor, *read: torch.Tensor) -> torch.Tensor:
+        """The task head's scores, [B, labels]; `read` is what the backbone's would have read."""
+        assert self.head is not None
+        if self.config.head == "side":
+            return self.head(side_BTd[:, 0])  # type: ignore[no-any-return]
+        return self.head(*read)  # type: ignore[no-any-return]
+
+    def forget(self) -> None:
+        """Drop what a pass that did not end has left."""
+        for side in self.stacks.values():
+            assert isinstance(side, SideStack)
+            side.forget()
+
+    def _initialise(self, given: nn.Module | None) -> None:
+        """N(0, 0.01^2) in every linear layer, as the authors' code, but in a `given` head.
+
+        Plain blocks start by their own rule, and entry and rungs beside them, which no gate
+        scales, at N(0, 1 / inputs).
+        """
+        left = set() if given is None else set(given.modules())
+        for module in self.modules():
+            if isinstance(module, PlainBlock):
+                module.initialise()
+                left.update(module.modules())
+        plain = self.config.blocks == "plain"
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module not in left:
+                nn.init.normal_(module.weight, std=module.in_features**-0.5 if plain else 0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
+def _num_labels(head: nn.Module | None) -> int:
+    """Outputs of a classifier: those of its last linear layer."""
+    if head is None:
+        raise ValueError("lst: head=side is for classifiers; this backbone has a language head")
+    *_, last = (m for m in head.modules() if isinstance(m, nn.Linear))
+    return last.out_features

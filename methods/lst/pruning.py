@@ -1,0 +1,200 @@
+"""Side blocks cut from the backbone: structural pruning by Fisher information or by weight.
+
+    importance = fisher_information(model, batches)     or nothing, for weight magnitude
+    cut_from_backbone(model, importance)
+
+One pass over the backbone's matrices in their order keeps the most important output units of each,
+1 / reduction of them, and of its inputs those units that the matrix before it has kept. Rows are
+chosen sublayer by sublayer, q, k and v together, with no regard to heads or to the residual stream.
+Source: Sung et al. 2022, section 3.3, and the authors' code ("fisher-v2"), which settles the rest.
+
+Legend: V vocabulary, D hidden size, d side width.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from petl_bench.backbones import ports_of
+from petl_bench.backbones.ports import Ports, Sublayer
+
+from .designs import Native
+from .ladder import Ladder
+
+Importance = Mapping[str, torch.Tensor]
+
+
+def fisher_information(
+    model: Any,
+    batches: Iterable[Mapping[str, torch.Tensor]],
+    *,
+    store: torch.device | str | None = None,
+) -> dict[str, torch.Tensor]:
+    """Sum over `batches` of the squared gradient of the plain backbone's loss, by parameter name.
+
+    The paper takes 1024 batches of one example each: empirical Fisher information with the true
+    labels. The model is in eval mode meanwhile, and no ladder listens. Each gradient is squared
+    and dropped as soon as backward has made it, so beside the weights and the sums (on `store`,
+    by default the weights' own device) never more than one parameter's gradient is alive. Only
+    matrices of the layers and the embedding are summed: nothing else is asked for.
+
+    Raises:
+        ValueError: no batch, or a loss that is not finite.
+    """
+    wanted = _matrices(ports_of(model))
+    names = {p: name for name, p in model.named_parameters() if p in wanted}
+    sums = {
+        name: torch.zeros_like(p, device=store, dtype=torch.float32) for p, name in names.items()
+    }
+
+    def absorb(parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        squared = parameter.grad.float().square()
+        sums[names[parameter]].add_(squared.to(sums[names[parameter]].device))
+        parameter.grad = None
+
+    count = 0
+    with _plain_and_trainable(model, names):
+        handles = [p.register_post_accumulate_grad_hook(absorb) for p in names]
+        try:
+            for count, batch in enumerate(batches, start=1):
+                loss = model(**batch)["loss"]
+                if not torch.isfinite(loss):
+                    raise ValueError(f"the loss of batch {count} is {loss.item()}")
+                loss.backward()
+        finally:
+            for handle in handles:
+                handle.remove()
+    if not count:
+        raise ValueError("no batch to take Fisher information from")
+    return sums
+
+
+@torch.no_grad()
+def cut_from_backbone(
+    model: Any, importance: Importance | None = None, name: str | None = None
+) -> None:
+    """Start the side blocks of a ladder, the active one by default, as parts of the backbone.
+
+    `importance` has the shape of each parameter that it names; None takes the weights' magnitude.
+    Position tables are copied whole, final norms cut; entry, rungs, gates and exit stay as drawn.
+
+    Raises:
+        ValueError: side blocks of another kind, a width that `reduction` does not divide, or an
+            importance that lacks a parameter.
+    """
+    ladder: Ladder = model.ladders[name or model.ladders.active]
+    ports = ports_of(model)
+    dims = ports.dims
+    for width in (dims.hidden_size, dims.head_size, dims.feed_forward_size):
+        if width % ladder.config.reduction:
+            raise ValueError(f"reduction {ladder.config.reduction} does not divide {width}")
+    if ladder.config.blocks not in {"native", "cross-attention"}:
+        raise ValueError("only native side blocks can be cut from the backbone")
+    cut = _Cut(ladder.config.reduction, _scores(model, importance))
+    kept = cut.columns(_embedding(ports))
+    for stack in ports.stacks:
+        side = ladder.stack(stack.name)
+        assert isinstance(side.design, Native)
+        thin = side.design.thin
+        for index in range(len(stack.layers)):
+            parts = [s for s in ports.sublayers if (s.stack, s.layer) == (stack.name, index)]
+            targets = thin.sublayers(index) if index in side.kept else (None,) * len(parts)
+            for sublayer, target in zip(parts, targets, strict=True):
+                kept = cut.sublayer(sublayer, target, kept)
+        if stack.final_norm is not None and thin.final_norm is not None:
+            _copy(thin.final_norm, stack.final_norm, kept)
+    for stack, table in zip(ports.stacks, ports.position_tables, strict=True):
+        design = ladder.stack(stack.name).design
+        assert isinstance(design, Native)
+        assert design.thin.position_table is not None
+        design.thin.position_table.load_state_dict(table.state_dict())
+
+
+class _Cut:
+    """The greedy pass: which units of each matrix stay, given those of the matrix before."""
+
+    def __init__(self, reduction: int, scores: Mapping[torch.Tensor, torch.Tensor]) -> None:
+        self._reduction = reduction
+        self._scores = scores
+
+    def columns(self, embedding: nn.Parameter) -> list[int]:
+        """The embedding's dimensions that stay: the largest L1 norms over the vocabulary."""
+        return self._best(self._scores[embedding].abs().sum(dim=0))
+
+    def sublayer(self, source: Sublayer, target: Sublayer | None, kept: list[int]) -> list[int]:
+        """Cut one branch down into `target`, if it has one; returns the units it hands on."""
+        if target is not None:
+            _copy(target.norm, source.norm, kept)
+        *inputs, output = source.projections  # q, k, v; o, or wi...; wo
+        middle = self._matrices(source, target, inputs, kept)
+        return self._matrices(source, target, [output], middle)
+
+    def _matrices(
+        self, source: Sublayer, target: Sublayer | None, roles: list[str], kept: list[int]
+    ) -> list[int]:
+        """Matrices that share their rows: scored by the product of their importances."""
+        weights = [source.projections[role].weight for role in roles]
+        product = torch.stack([self._scores[weight][:, kept] for weight in weights]).prod(dim=0)
+        rows = self._best(product.abs().sum(dim=1))
+        for role, weight in zip(roles, weights, strict=True):
+            if target is not None:
+                thin = target.projections[role].weight
+                thin.copy_(weight[rows][:, kept])
+        return rows
+
+    def _best(self, scores: torch.Tensor) -> list[int]:
+        """All but the round((1 - 1 / reduction) n) lowest, in the order of a Python set.
+
+        That order is the authors': it decides which rows come to share a head.
+        """
+        units = len(scores)
+        pruned = scores.argsort(stable=True)[: round((1 - 1 / self._reduction) * units)]
+        return list(set(range(units)) - set(pruned.tolist()))
+
+
+def _copy(thin: nn.Module, full: nn.Module, kept: list[int]) -> None:
+    """A norm's vectors, cut to the kept units."""
+    for name, vector in full.named_parameters():
+        thin.get_parameter(name).copy_(vector[kept])
+
+
+def _scores(model: Any, importance: Importance | None) -> dict[torch.Tensor, torch.Tensor]:
+    wanted = _matrices(ports_of(model))
+    names = {p: name for name, p in model.named_parameters() if p in wanted}
+    if importance is None:
+        return {p: p.detach().float().abs() for p in names}
+    missing = set(names.values()) - importance.keys()
+    if missing:
+        raise ValueError(f"no importance is given for {min(missing)}")
+    return {p: importance[name].to(p.device) for p, name in names.items()}
+
+
+def _embedding(ports: Ports) -> nn.Parameter:
+    return ports.stacks[0].embedding.get_parameter("weight")
+
+
+def _matrices(ports: Ports) -> set[torch.Tensor]:
+    """The embedding and every projection of the sublayers."""
+    inside = {linear.weight for s in ports.sublayers for linear in s.projections.values()}
+    return {_embedding(ports), *inside}
+
+
+@contextmanager
+def _plain_and_trainable(model: Any, wanted: Iterable[nn.Parameter]) -> Iterator[None]:
+    """The backbone alone, in eval mode, with gradients for `wanted`."""
+    training, before = model.training, {p: p.requires_grad for p in model.parameters()}
+    try:
+        model.eval()
+        model.requires_grad_(requires_grad=False)
+        for parameter in wanted:
+            parameter.requires_grad = True
+        with model.ladders.disabled():
+            yield
+    finally:
+        for parameter, required in before.items():
+            parameter.requires_grad = required
+        model.train(training)

@@ -1,0 +1,53 @@
+"""Modules that a method hangs into residual branches.
+
+They stand between a branch's last projection and its dropout and residual, where Houlsby et al.
+2019 (arXiv:1902.00751, figure 2) put their adapters. Neither set of branches has a decoder's
+cross-attention, as in the code of the Compacter and the LST authors.
+"""
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+import torch
+from torch import nn
+
+from petl_bench.backbones.ports import Dims, Ports, SublayerKind
+
+SELF_ATTENTION_AND_FEED_FORWARD = frozenset(
+    {SublayerKind.SELF_ATTENTION, SublayerKind.FEED_FORWARD}
+)
+FEED_FORWARD = frozenset({SublayerKind.FEED_FORWARD})
+
+
+def hang(
+    ports: Ports, kinds: Collection[SublayerKind], make: Callable[[nn.Linear], nn.Module]
+) -> None:
+    """Send what every branch of `kinds` returns, [B, T, D], through a module of its own.
+
+    `make` gets the branch's last projection; the module becomes that projection's `adapter`.
+
+    Raises:
+        ValueError: there is no such branch.
+    """
+    chosen = [sublayer.output for sublayer in ports.sublayers if sublayer.kind in kinds]
+    if not chosen:
+        raise ValueError(f"no sublayer of kind {' or '.join(sorted(kinds))}")
+    for output in chosen:
+        output.adapter = make(output)
+        output.register_forward_hook(_adapt)
+
+
+def count(dims: Dims, kinds: Collection[SublayerKind]) -> int:
+    """How many branches of `kinds` all stacks have."""
+    return sum(
+        stack.layers * sum(kind in kinds for kind in stack.sublayers)
+        for stack in dims.stacks.values()
+    )
+
+
+def _adapt(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+    del args
+    adapter = module.adapter
+    assert isinstance(adapter, nn.Module)
+    adapted: torch.Tensor = adapter(output)
+    return adapted

@@ -1,0 +1,110 @@
+"""Names beside points, each where it covers no point, no line and no other name."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from petl_bench.plots.drawing import FADED, INK
+from petl_bench.series import Point
+
+Side = Literal["left", "center", "right"]
+
+
+class _Offset(NamedTuple):
+    """Where a label could stand, in points from what it names."""
+
+    side: Side  # of the label, that is at the offset
+    across: float
+    up: float
+
+
+_SIDES: dict[Side, float] = {"left": 0.0, "center": 0.5, "right": 1.0}
+_DIRECTIONS: tuple[tuple[Side, float, float], ...] = (
+    ("left", 1.0, 0.0),
+    ("right", -1.0, 0.0),
+    ("center", 0.0, 1.5),
+    ("center", 0.0, -1.5),
+    ("left", 0.8, 1.0),
+    ("left", 0.8, -1.0),
+    ("right", -0.8, 1.0),
+    ("right", -0.8, -1.0),
+)
+_LEADER_POINTS = 14.0  # a label farther off than this is tied to its point by a line
+_OFFSETS = [
+    _Offset(side, across * reach, up * reach)
+    for reach in (7.0, 11.0, 16.0, 22.0, 29.0, 37.0, 46.0, 56.0, 68.0)
+    for side, across, up in _DIRECTIONS
+]
+
+
+def label_points(
+    figure: Figure,
+    axes: Axes,
+    found: Sequence[tuple[float, float, Point]],
+    corners: Sequence[tuple[float, float]],
+) -> None:
+    """Name every point beside it, where the name covers no point, no line and no other name."""
+    figure.draw_without_rendering()  # lays out, so that places on the page are known
+    figure.set_layout_engine("none")
+    taken = [*(_around(axes, [(x, y)], 6.0) for x, y, _ in found)]
+    taken += [_around(axes, ends, 1.5) for ends in pairwise(corners)]
+    for x, y, point in sorted(found, key=lambda each: (not each[2].best, -each[1], each[0])):
+        taken.append(_place_label(axes, (x, y), point, taken))
+
+
+def _around(axes: Axes, places: Sequence[tuple[float, float]], margin: float) -> Bbox:
+    """The room in pixels that one place, or a line between two, takes on the page."""
+    return (
+        Bbox.null()
+        .union([Bbox([at, at]) for at in axes.transData.transform(places)])
+        .padded(margin)
+    )
+
+
+def _place_label(
+    axes: Axes, place: tuple[float, float], point: Point, taken: Sequence[Bbox]
+) -> Bbox:
+    """Write the label at the cheapest of the offsets tried; returns the room that it takes."""
+    label = axes.annotate(
+        point.label,
+        place,
+        xytext=(0, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=9.5,
+        color=INK if point.best else FADED,
+        weight="bold" if point.best else "normal",
+        zorder=4,
+        arrowprops={"arrowstyle": "-", "color": "#A9B2BD", "linewidth": 0.7, "shrinkB": 3},
+    )
+    size = Text.get_window_extent(label)  # Annotation's own would count the leader line as well
+    pixels_per_point = axes.figure.dpi / 72
+    across, up = axes.transData.transform(place)
+
+    def room(offset: _Offset) -> Bbox:
+        left = across + offset.across * pixels_per_point - _SIDES[offset.side] * size.width
+        bottom = up + offset.up * pixels_per_point - size.height / 2
+        return Bbox.from_bounds(left, bottom, size.width, size.height).padded(1.5)
+
+    best = min(_OFFSETS, key=lambda offset: _cost(room(offset), offset, axes.bbox, taken))
+    label.set(ha=best.side, position=(best.across, best.up))
+    assert label.arrow_patch is not None
+    label.arrow_patch.set_visible(max(abs(best.across), abs(best.up)) > _LEADER_POINTS)
+    return room(best)
+
+
+def _cost(room: Bbox, offset: _Offset, inside: Bbox, taken: Sequence[Bbox]) -> float:
+    """What is covered, in square pixels, then how far the label is from its point."""
+    covered = sum(_shared(room, other) for other in taken)
+    outside = room.width * room.height - _shared(room, inside)
+    return 10 * covered + 50 * outside + abs(offset.across) + abs(offset.up)
+
+
+def _shared(one: Bbox, other: Bbox) -> float:
+    shared = Bbox.intersection(one, other)
+    return 0.0 if shared is None else float(shared.width * shared.height)

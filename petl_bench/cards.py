@@ -51,15 +51,12 @@ class Card:
     @property
     def threads_per_multiprocessor(self) -> int:
         """Threads that a multiprocessor runs at once."""
-        return {(7, 5): 1024, (8, 0): 2048, (9, 0): 2048, (10, 0): 2048}.get(
-            self.compute_capability, 1536
-        )
+        return {(7, 5): 1024, (8, 0): 2048, (8, 6): 1536, (9, 0): 2048}[self.compute_capability]
 
     @property
     def shared_memory_bytes(self) -> int:
         """Shared memory that a thread block may ask for."""
-        small = {(7, 5): 64, (8, 0): 163, (8, 7): 163, (9, 0): 227, (10, 0): 227}
-        return small.get(self.compute_capability, 99) * KIB
+        return KIB * {(7, 5): 64, (8, 0): 163, (8, 6): 99, (9, 0): 227}[self.compute_capability]
 
     @property
     def cublas_workspace_bytes(self) -> int:

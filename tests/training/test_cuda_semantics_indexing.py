@@ -46,7 +46,7 @@ def test_embedding_backward_of_more_tokens_sorts_them():
         *(n, n, n, sort),
         1000 * 16 * 4,
         *(n, 8, n),
-        # Three tiles of 1,344 keys: 35 descriptors of 16 bytes.
+        # Two tiles of 1,792 keys: 34 descriptors of 16 bytes, 544; aligned, and the whole again.
         768 + 255 + 1 + 255,
         *(8000, 8000),
         # Two tiles of 896 elements: 34 descriptors.

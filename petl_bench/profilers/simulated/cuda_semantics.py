@@ -7,7 +7,6 @@ once an operator is chosen is in kernels/.
 Not modelled: the workspaces of convolutions, which cuDNN's heuristics choose on the card.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
@@ -102,7 +101,7 @@ def _softmax(
 
     aten/src/ATen/native/SoftMax.cpp, softmax.
     """
-    if _is_widened(input, dim, dtype):
+    if dim is not None and _is_widened(input, dtype):
         return torch._softmax(input, dim, half_to_float=True)
     return F.softmax(input, dim, _stacklevel, dtype)
 
@@ -114,13 +113,13 @@ def _log_softmax(
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """As `_softmax`. aten/src/ATen/native/SoftMax.cpp, log_softmax."""
-    if _is_widened(input, dim, dtype):
+    if dim is not None and _is_widened(input, dtype):
         return torch._log_softmax(input, dim, half_to_float=True)
     return F.log_softmax(input, dim, _stacklevel, dtype)
 
 
-def _is_widened(source: torch.Tensor, dim: int | None, dtype: torch.dtype | None) -> bool:
-    return dim is not None and source.dtype is torch.float16 and dtype is torch.float32
+def _is_widened(source: torch.Tensor, dtype: torch.dtype | None) -> bool:
+    return source.dtype is torch.float16 and dtype is torch.float32
 
 
 def _linear(

@@ -93,14 +93,15 @@ def _cudnn_can(
     mask: torch.Tensor | None,
     dropout_p: float,
 ) -> bool:
-    """can_use_cudnn_attention; preferred since torch 2.10 on Hopper and on data-centre Blackwell.
+    """can_use_cudnn_attention; preferred on Hopper (check_prefer_cudnn_attention), torch 2.10.
 
     Dropout comes in steps of 1/16, so 0.1 is not among them (check_cudnn_dropout, torch 2.12).
+    Masks that are trained, as T5's biases are, it cannot take (check_attn_mask_shape).
     """
     query, key, _ = inputs
-    if card.compute_capability[0] not in {9, 10} or not _is_half(query):
+    if card.compute_capability != (9, 0) or not _is_half(query):
         return False
-    if mask is not None and mask.requires_grad and torch.is_grad_enabled():
+    if mask is not None and mask.requires_grad:
         return False
     fits = all(t.shape[-1] % 8 == 0 and t.shape[-1] <= 256 for t in inputs)  # noqa: PLR2004
     one_query = dropout_p > 0 and query.shape[-2] == 1
@@ -124,8 +125,8 @@ def _flash_can(
         return False
     if is_causal and query.shape[-2] != key.shape[-2]:
         return False
-    # check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120: too little shared memory.
-    small = (8, 6) <= card.compute_capability <= (8, 9) or card.compute_capability[0] == 12  # noqa: PLR2004
+    # Too little shared memory (check_requires_grad_and_head_dim_gt192_constraints_...).
+    small = card.compute_capability == (8, 6)
     return not (trains and small and (192 < head <= 224 or (head > 224 and dropout_p > 0)))  # noqa: PLR2004
 
 

@@ -18,7 +18,6 @@ import torch
 
 from petl_bench.cards import Card
 from petl_bench.profilers.simulated.kernels.recipe import (
-    FREE,
     Call,
     Free,
     Recipe,
@@ -191,7 +190,7 @@ def _splits(heads: int, keys: int, tile: _Tile) -> int:
 
 
 def _tile(card: Card, *, half: bool, head: int, drops: bool) -> _Tile:
-    """The first kernel that is wide enough and fits the card's shared memory."""
+    """dispatch_cutlassB: the first that is wide enough and fits the card's shared memory."""
     if head <= 64:  # noqa: PLR2004
         return _Tile(64, 64, 32 if head <= 32 else 64)  # noqa: PLR2004
     roomy = card.shared_memory_bytes > 100 * KIB
@@ -203,9 +202,8 @@ def _tile(card: Card, *, half: bool, head: int, drops: bool) -> _Tile:
         return _Tile(128, 128, 128)
     if card.compute_capability < (8, 0):
         return _Tile(128, 64, 128)
-    if head <= 96 and not drops and card.compute_capability in {(8, 6), (8, 9)}:  # noqa: PLR2004
-        return _Tile(128, 64, 96)
-    return _Tile(64, 64, 128)
+    narrow = head <= 96 and not drops  # noqa: PLR2004
+    return _Tile(128, 64, 96) if narrow else _Tile(64, 64, 128)
 
 
 RECIPES: dict[Any, Recipe] = {

@@ -16,7 +16,6 @@ from torch.library import Library
 
 from petl_bench.profilers.simulated.kernels import reductions
 from petl_bench.profilers.simulated.kernels.recipe import (
-    FREE,
     Call,
     Free,
     Recipe,
@@ -39,7 +38,8 @@ def _row_norm_backward(call: Call) -> Iterator[Step]:
     source: torch.Tensor = call.args[1]
     N = math.prod(call.args[2])
     M = source.numel() // N
-    if M <= 65_536 or N // 32 >= call.card.multiprocessors // 2:  # noqa: PLR2004
+    narrow = N // 32 < call.card.multiprocessors // 2
+    if M <= 65_536 or not narrow:  # noqa: PLR2004
         yield from others
         return
     parts = min(ceil_div(M, 32), (1 << 20) // N)
@@ -48,9 +48,7 @@ def _row_norm_backward(call: Call) -> Iterator[Step]:
     yield from (partial.nbytes for _ in others)
     for other in others:
         yield other
-        borrowed = list(reductions.scratch(call.card, partial, [0]))
-        yield from borrowed
-        yield from (FREE for _ in borrowed)
+        yield from reductions.scratch(call.card, partial, [0])
         yield Free(0)
 
 
@@ -100,7 +98,7 @@ def _fused_rms_norm(
     weight: torch.Tensor | None,
     eps: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The result, and the reciprocal root of each row's mean square in fp32 (_fused_rms_norm_cuda)."""
+    """_fused_rms_norm_cuda: the result, and in fp32 each row's reciprocal root mean square."""
     del weight, eps
     lead = x.dim() - len(shape)
     rows = [*x.shape[:lead], *(1 for _ in shape)]
@@ -112,7 +110,7 @@ _LIBRARY = Library("aten", "IMPL")
 if not torch._C._dispatch_has_kernel_for_dispatch_key("aten::_fused_rms_norm", "Meta"):
     # Library.impl refuses what has a composite form. With a kernel of their own, tensors without
     # data take autograd's formula for the one operator, as CUDA's do.
-    _LIBRARY.m.impl("_fused_rms_norm", "Meta", _fused_rms_norm, False)
+    _LIBRARY.m.impl("_fused_rms_norm", "Meta", _fused_rms_norm, False)  # type: ignore[union-attr]
 
 
 def rms_norm(

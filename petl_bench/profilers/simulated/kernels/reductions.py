@@ -17,7 +17,14 @@ from typing import Any, NamedTuple
 import torch
 
 from petl_bench.cards import Card
-from petl_bench.profilers.simulated.kernels.recipe import Call, Recipe, Step, ceil_div, tensors
+from petl_bench.profilers.simulated.kernels.recipe import (
+    FREE,
+    Call,
+    Recipe,
+    Step,
+    ceil_div,
+    tensors,
+)
 
 aten = torch.ops.aten
 
@@ -43,12 +50,13 @@ def scratch(
     """
     if tensor.numel():
         for part in _addressable(_merged(tensor, dims)):
-            yield from _split(card, part, tensor.element_size(), accumulator_bytes)
+            buffers = list(_split(card, part, tensor.element_size(), accumulator_bytes))
+            yield from buffers
+            yield from (FREE for _ in buffers)
 
 
 def _merged(tensor: torch.Tensor, summed: Sequence[int]) -> list[Dim]:
-    """Dimensions in the iterator's order: summed ones first, then by stride; merged where the
-    elements allow it."""
+    """Dimensions in the iterator's order, summed ones first, then by stride; merged if they can."""
     item = tensor.element_size()
     rank = tensor.dim()
     chosen = {dim % rank for dim in summed} if summed else set(range(rank))
@@ -233,7 +241,6 @@ _pair = _reduces(16)  # a value with its index, and Welford's running mean and v
 RECIPES: dict[Any, Recipe] = {
     aten.sum.default: _sum,
     aten.sum.dim_IntList: _sum,
-    aten.nansum.default: _sum,
     aten.mean.default: _sum,
     aten.mean.dim: _sum,
     aten.linalg_vector_norm.default: _reduces(dims=2),

@@ -38,7 +38,8 @@ def _row_norm_backward(call: Call) -> Iterator[Step]:
     source: torch.Tensor = call.args[1]
     N = math.prod(call.args[2])
     M = source.numel() // N
-    narrow = N // 32 < call.card.multiprocessors // 2
+    columns = N // 32
+    narrow = columns < call.card.multiprocessors // 2
     if M <= 65_536 or not narrow:  # noqa: PLR2004
         yield from others
         return

@@ -1,3 +1,4 @@
+# ruff: noqa: PLR0917 - formulas of many variables
 """T5 with a ladder, written out with nothing but tensors: slow, and readable beside the paper.
 
 Everything is a function of two dictionaries of weights: the backbone's under transformers' names,
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 HIDDEN = -1e9
+ROLES = ("q", "k", "v", "o", "wi", "wo")
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,7 @@ def side_states(ladder, stack, embedded, states, seen, memory, shape):
     """Section 3.2: s = mu s + (1 - mu) (W h + b), then a thin block; a norm at the end."""
     name = f"stacks.{stack}"
     thin = f"{name}.design.thin.block"
-    table = ladder[
-        f"{thin}.{shape.kept[0]}.layer.0.SelfAttention.relative_attention_bias.weight"
-    ]
+    table = ladder[f"{thin}.{shape.kept[0]}.layer.0.SelfAttention.relative_attention_bias.weight"]
     bias = relative_bias(table, embedded.shape[1], stack == "encoder", shape)
     s = embedded @ ladder[f"{name}.entry.weight"].T + ladder[f"{name}.entry.bias"]
     for i in shape.kept:
@@ -82,7 +82,7 @@ def block(weights, name, heads, x, bias, seen, memory):
 
     def part(index, inside):
         own = f"{name}.layer.{index}"
-        return own, {k: weights.get(f"{own}.{inside}.{k}.weight") for k in "q k v o wi wo".split()}
+        return own, {k: weights.get(f"{own}.{inside}.{k}.weight") for k in ROLES}
 
     own, w = part(0, "SelfAttention")
     normed = norm(x, weights[f"{own}.layer_norm.weight"])

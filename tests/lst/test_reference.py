@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from petl_bench.methods.lst import attach_lst
 
 from . import plain_lst
@@ -11,24 +10,23 @@ TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 
 
 @pytest.mark.parametrize(
-    ("reduction", "keep", "kept", "temperature"),
+    ("options", "kept"),
     [
-        (2, "all", (0, 1, 2, 3), 0.1),
-        (4, "paper", (1, 2, 3), 0.1),
-        (8, "3", (3,), 1.0),
-        (1, "0,2", (0, 2), 0.5),
+        ({"reduction": 2, "keep": "all"}, (0, 1, 2, 3)),
+        ({"reduction": 4, "keep": "paper"}, (1, 2, 3)),
+        ({"reduction": 8, "keep": "3", "temperature": 1.0}, (3,)),
+        ({"reduction": 1, "keep": "0,2", "temperature": 0.5}, (0, 2)),
     ],
 )
-def test_logits_loss_and_gradients(reduction, keep, kept, temperature, t5, batch, stirred):
-    attach_lst(t5, reduction=reduction, keep=keep, temperature=temperature)
-    stirred(t5)
+def test_logits_loss_and_gradients(options, kept, t5, batch, stirred):
+    stirred(attach_lst(t5, **options))
     output = t5(**batch)
     output.loss.backward()
     ladder = {name: p.detach().clone() for name, p in t5.ladders["default"].named_parameters()}
     for weight in ladder.values():
         weight.requires_grad = True
     backbone = {name: p for name, p in t5.named_parameters() if not name.startswith("ladders")}
-    shape = plain_lst.Shape(heads=4, kept=kept, temperature=temperature)
+    shape = plain_lst.Shape(heads=4, kept=kept, temperature=options.get("temperature", 0.1))
     loss, logits = plain_lst.loss_and_logits(
         backbone, ladder, shape, batch["input_ids"], batch["attention_mask"], batch["labels"]
     )

@@ -70,6 +70,15 @@ def test_embedding_backward_of_few_rows_adds_parts_at_once(dtype, sums):
     ]
 
 
+def test_embedding_backward_copies_a_gradient_that_lies_otherwise():
+    """Embedding.cu, embedding_dense_backward_cuda: T5's biases come as [heads, places]."""
+    table = meta(32, 12, grad=True)
+    with Ledger() as ledger:
+        F.embedding(ids(7), table).backward(meta(12, 7).T)
+    made = [n for n, name in zip(ledger.sizes, ledger.operators, strict=True) if "dense" in name]
+    assert made == [7 * 12 * 4, 32 * 12 * 4]
+
+
 def test_accumulating_by_index_sorts_the_indices():
     """Indexing.cu, index_put_with_sort_kernel: offsets, sorted, origins, 0 to n; the sort."""
     assert put(accumulate=True) == [5 * 8] * 5 + [1]

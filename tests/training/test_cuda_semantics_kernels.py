@@ -175,6 +175,77 @@ def test_activations_are_one_kernel(function, dtype):
     assert sorted(size for size in made if size > 0) == [x.nbytes] * 3  # result, its gradient, x's
 
 
+# --- products and convolutions --------------------------------------------------------------------
+
+
+def test_a_product_of_rows_and_columns_copies_nothing():
+    """Blas.cpp, prepare_matrix_for_cublas: rows, columns, and rows cut out of wider ones."""
+    rows = meta(6, 8)
+    assert stream(lambda x: x @ x.T, rows) == [6 * 6 * 4]
+    assert stream(lambda x: x[:, :3] @ x[:, :3].T, rows) == [6 * 6 * 4]
+
+
+def test_a_product_copies_what_is_neither():
+    """Blas.cpp, prepare_matrix_for_cublas: an expanded gradient, and every second column."""
+    made = stream(lambda x: x.sum().expand(6, 6) @ x[:, ::2], meta(6, 8))
+    assert made == [4, 6 * 4 * 4, *borrowed(6 * 6 * 4, 6 * 4 * 4), -4]
+
+
+def test_products_of_batches_copy_likewise():
+    """Blas.cpp, prepare_batch_matrix_for_cublas: each second column of a batch."""
+    assert stream(lambda x: x[..., ::2] @ x[..., ::2, :], meta(2, 6, 6)) == [
+        2 * 6 * 6 * 4,
+        *borrowed(2 * 6 * 3 * 4),
+    ]
+
+
+def test_a_linear_layer_adds_its_bias_as_it_writes():
+    """Blas.cpp, addmm_out_cuda_impl: an epilogue of cuBLASLt's, or copied into the result."""
+    assert stream(F.linear, meta(4, 6, 8), meta(5, 8), meta(5)) == [4 * 6 * 5 * 4]
+
+
+def test_a_convolution_makes_its_result():
+    """Convolution.cpp, _convolution: a bias is added in place; cuDNN's workspace is not known."""
+    x, weight, bias = meta(2, 3, 32, 32), meta(16, 3, 4, 4), meta(16)
+    assert stream(lambda *a: F.conv2d(*a, stride=4), x, weight, bias) == [2 * 16 * 8 * 8 * 4]
+
+
+def test_convolution_backward_makes_gradients_and_sums_the_biases():
+    """ConvShared.cpp, cudnn_convolution_backward: 128 elements a channel are not split.
+
+    Patches of 4 x 4, as a vision transformer embeds them; the images need no gradient. A gradient
+    that lies as [B, W, C, H] is copied.
+    """
+    weight_and_bias = [16 * 3 * 4 * 4 * 4, 16 * 4]
+    assert convolution_backward(meta(2, 16, 8, 8)) == weight_and_bias
+    gradient = 2 * 16 * 8 * 8 * 4
+    assert convolution_backward(meta(2, 8, 16, 8).permute(0, 2, 3, 1)) == [
+        gradient,
+        *weight_and_bias,
+        -gradient,
+    ]
+
+
+def convolution_backward(grad):
+    return stream(
+        lambda grad, x, weight: torch.ops.aten.convolution_backward(
+            grad, x, weight, [16], [4, 4], [0, 0], [1, 1], False, [0, 0], 1, [False, True, True]
+        ),
+        grad,
+        meta(2, 3, 32, 32),
+        meta(16, 3, 4, 4),
+    )
+
+
+# --- clipping -------------------------------------------------------------------------------------
+
+
+def test_norms_of_a_list_sum_pieces_first():
+    """ForeachReduceOp.cu, foreach_tensor_norm_cuda: 2 tensors, 3 pieces of 65,536 in the larger."""
+    made = stream(lambda x, y: torch._foreach_norm([x, y]), meta(131_073), meta(5))
+    assert made == [2 * 3 * 4, 4, 4, -2 * 3 * 4]
+
+
 # --- sums, whose parts are split among blocks -----------------------------------------------------
 
 

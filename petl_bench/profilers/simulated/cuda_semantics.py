@@ -3,8 +3,6 @@
 Two kinds of rule, each with its source: functions that CUDA runs as another operator
 (`CudaKernels`), and what a dispatch mode itself changes (`in_place`). What CUDA's kernels allocate
 once an operator is chosen is in kernels/.
-
-Not modelled: the workspaces of convolutions, which cuDNN's heuristics choose on the card.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -4,6 +4,7 @@ recipe       what a recipe is
 pointwise    dropout, softmax, losses
 norms        layer, RMS and group norm
 reductions   sums split across thread blocks
+matrices     products and convolutions
 indexing     embeddings, indexing, sorts, running sums
 cub          temporary storage of sorts and scans
 attention    scaled_dot_product_attention: which kernel; attention_scratch: what each borrows
@@ -14,6 +15,7 @@ from typing import Any
 from petl_bench.profilers.simulated.kernels import (
     attention_scratch,
     indexing,
+    matrices,
     norms,
     pointwise,
     reductions,
@@ -24,6 +26,7 @@ RECIPES: dict[Any, Recipe] = {
     **pointwise.RECIPES,
     **norms.RECIPES,
     **reductions.RECIPES,
+    **matrices.RECIPES,
     **indexing.RECIPES,
     **attention_scratch.RECIPES,
 }

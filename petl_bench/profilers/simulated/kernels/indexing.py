@@ -37,6 +37,8 @@ def _embedding_backward(call: Call) -> Iterator[Step]:
     is summed in fp32. How many there are is not known on the host, so room is made for the most.
     """
     grad, indices, rows = call.args[:3]
+    if not grad.is_contiguous():
+        yield grad.nbytes
     n, item = indices.numel(), indices.element_size()
     if n <= 3072:  # noqa: PLR2004 - small inputs take a kernel that needs no scratch
         yield call.out

@@ -43,7 +43,7 @@ def _row_norm_backward(call: Call) -> Iterator[Step]:
     if M <= 65_536 or not narrow:  # noqa: PLR2004
         yield from others
         return
-    parts = min(ceil_div(M, 32), (1 << 20) // N)
+    parts = min(ceil_div(M, 32), 32_768 // ceil_div(N, 32))
     partial = source.new_empty(parts, N)
     yield from (other.nbytes for other in others)
     yield from (partial.nbytes for _ in others)

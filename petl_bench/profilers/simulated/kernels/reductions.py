@@ -235,6 +235,18 @@ def _dims(dims: int | Sequence[int] | None) -> Sequence[int]:
     return [dims] if isinstance(dims, int) else dims or ()
 
 
+def _foreach_norm(call: Call) -> Iterator[Step]:
+    """Clipping's norms: a sum for each piece of 65,536 elements, as many as the largest has.
+
+    aten/src/ATen/native/cuda/ForeachReduceOp.cu, foreach_tensor_norm_cuda. Left out: the way of
+    lists whose tensors differ in type or lie with holes.
+    """
+    sources: Sequence[torch.Tensor] = call.args[0]
+    largest = max(source.numel() for source in sources)
+    yield len(sources) * ceil_div(largest, 65_536) * 4
+    yield from tensors(call.out)
+
+
 _sum, _same, _flag = _reduces(casts=True), _reduces(None), _reduces(1)
 _pair = _reduces(16)  # a value with its index, and Welford's running mean and variance
 
@@ -244,6 +256,7 @@ RECIPES: dict[Any, Recipe] = {
     aten.mean.default: _sum,
     aten.mean.dim: _sum,
     aten.linalg_vector_norm.default: _reduces(dims=2),
+    aten._foreach_norm.Scalar: _foreach_norm,
     aten.any.default: _flag,
     aten.any.dim: _flag,
     aten.any.dims: _flag,

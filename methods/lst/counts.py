@@ -6,13 +6,17 @@ from .config import LstConfig, kept_layers
 
 
 def trainable_parameters(dims: Dims, config: LstConfig) -> int:
-    """Entries, rungs, gates, side blocks, side norms, the exit and its gate; no task head.
+    """Entries, rungs, gates, side blocks, side norms, the exit and its gate, a classifier's head.
 
     T5-base, reduction 8, 9 of 12 layers kept: 3,878,712.
     """
     D, d = dims.hidden_size, config.side_width(dims.hidden_size)
     linear = D * d + config.biases * d
-    total = config.merge + (0 if config.head == "side" else d * D + config.biases * D)
+    total = config.merge
+    if config.head == "side":
+        total += d * dims.labels + dims.labels
+    else:
+        total += d * D + config.biases * D + dims.task_head_parameters
     for name, stack in dims.stacks.items():
         kept = len(kept_layers(dims, name, config))
         total += (1 + config.climbs * kept) * linear
@@ -48,8 +52,14 @@ def unsupported(dims: Dims, config: LstConfig) -> str | None:
             return f"a width of {config.side_width(dims.hidden_size)} has no {config.heads} heads"
     else:
         smallest = min(dims.hidden_size, dims.head_size, dims.feed_forward_size)
-        if smallest < config.reduction:
-            return f"reduction {config.reduction} leaves nothing of a width of {smallest}"
+        r = config.reduction
+        if smallest < r:
+            return f"reduction {r} leaves nothing of a width of {smallest}"
+        if dims.split_heads and dims.hidden_size // r % dims.num_heads:
+            width = dims.hidden_size // r
+            return f"reduction {r} leaves a width of {width}, which {dims.num_heads} heads do not divide"
+        if dims.rotary and dims.head_size // r % 2:
+            return f"reduction {r} leaves heads of {dims.head_size // r}, which cannot turn in pairs"
     if config.head == "side" and dims.language_head:
         return "head=side is for classifiers; this backbone has a language head"
     try:

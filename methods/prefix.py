@@ -13,8 +13,8 @@ no encoder of theirs reads, and empties the cross-attention's part: T5 would hav
 decoder's self-attention alone, its encoder would run without autograd, and most of full
 fine-tuning's memory would seem saved. Here attention puts the prefix before its keys.
 
-Legend: B batch, T queries, S keys, P prefix tokens, H heads of keys and values, K head size, h the network's hidden
-size, n layers of a stack.
+Legend: B batch, T queries, S keys, P prefix tokens, H heads of keys and values, K head size,
+h the network's hidden size, n layers of a stack.
 """
 
 import sys

@@ -44,22 +44,10 @@ def _block(dims: Dims, stack: str, config: LstConfig) -> int:
 
 
 def unsupported(dims: Dims, config: LstConfig) -> str | None:
-    """A width that the reduction leaves at zero or odd, or a layer that does not exist."""
-    if config.blocks == "plain":
-        if len(dims.stacks) > 1 or dims.language_head:
-            return "blocks=plain is for encoders with a task head"
-        if config.side_width(dims.hidden_size) % config.heads:
-            return f"a width of {config.side_width(dims.hidden_size)} has no {config.heads} heads"
-    else:
-        smallest = min(dims.hidden_size, dims.head_size, dims.feed_forward_size)
-        r = config.reduction
-        if smallest < r:
-            return f"reduction {r} leaves nothing of a width of {smallest}"
-        if dims.split_heads and dims.hidden_size // r % dims.num_heads:
-            width = dims.hidden_size // r
-            return f"reduction {r} leaves a width of {width}, which {dims.num_heads} heads do not divide"
-        if dims.rotary and dims.head_size // r % 2:
-            return f"reduction {r} leaves heads of {dims.head_size // r}, which cannot turn in pairs"
+    """A width that is left at zero or does not fall into heads, or a layer that does not exist."""
+    misfit = _plain_misfit(dims, config) if config.blocks == "plain" else _thin_misfit(dims, config)
+    if misfit is not None:
+        return misfit
     if config.head == "side" and dims.language_head:
         return "head=side is for classifiers; this backbone has a language head"
     try:
@@ -67,4 +55,25 @@ def unsupported(dims: Dims, config: LstConfig) -> str | None:
             kept_layers(dims, stack, config)
     except ValueError as error:
         return str(error)
+    return None
+
+
+def _plain_misfit(dims: Dims, config: LstConfig) -> str | None:
+    if len(dims.stacks) > 1 or dims.language_head:
+        return "blocks=plain is for encoders with a task head"
+    width = config.side_width(dims.hidden_size)
+    return f"a width of {width} has no {config.heads} heads" if width % config.heads else None
+
+
+def _thin_misfit(dims: Dims, config: LstConfig) -> str | None:
+    r, heads = config.reduction, dims.num_heads
+    smallest = min(dims.hidden_size, dims.head_size, dims.feed_forward_size)
+    if smallest < r:
+        return f"reduction {r} leaves nothing of a width of {smallest}"
+    if dims.split_heads and dims.hidden_size // r % heads:
+        return (
+            f"reduction {r} leaves a width of {dims.hidden_size // r}, which has no {heads} heads"
+        )
+    if dims.rotary and dims.head_size // r % 2:
+        return f"reduction {r} leaves heads of {dims.head_size // r}, which cannot turn in pairs"
     return None

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from torch import nn
 
-from petl_bench.backbones import bert, roberta, t5
+from petl_bench.backbones import bart, bart_encoder, bert, roberta, t5
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Ports
 from petl_bench.case import Attention, Backbone, DType, Workload
 from petl_bench.errors import UsageError, hint
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (t5.FAMILY, bert.FAMILY, roberta.FAMILY)
+    family.name: family
+    for family in (t5.FAMILY, bert.FAMILY, roberta.FAMILY, bart_encoder.FAMILY, bart.FAMILY)
 }
 
 

@@ -217,7 +217,7 @@ def _build(backbone: Backbone) -> nn.Module:
     )
 
     config = BertConfig(**backbone.config)
-    return from_config(AutoModelForSequenceClassification, config, backbone)
+    return from_config(AutoModelForSequenceClassification.from_config, config, backbone)
 
 
 _dims = partial(dims, pooler=True, head_layers=1)

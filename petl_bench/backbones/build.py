@@ -3,6 +3,7 @@
 Legend: B batch, S source tokens, T target tokens.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,9 +18,9 @@ TORCH_DTYPES = {
 }
 
 
-def from_config(factory: Any, config: Any, backbone: Backbone) -> nn.Module:
-    """A model of `factory`, one of transformers' Auto classes, as `backbone` asks for it."""
-    model: nn.Module = factory.from_config(
+def from_config(create: Callable[..., Any], config: Any, backbone: Backbone) -> nn.Module:
+    """A model as `backbone` asks for it; `create` is the `from_config` of a transformers class."""
+    model: nn.Module = create(
         config,
         dtype=TORCH_DTYPES[backbone.dtype],
         attn_implementation=backbone.attention.value,
@@ -73,9 +74,7 @@ def _sources(
     }
 
 
-def _tokens(
-    backbone: Backbone, shape: tuple[int, int], generator: torch.Generator
-) -> torch.Tensor:
+def _tokens(backbone: Backbone, shape: tuple[int, int], generator: torch.Generator) -> torch.Tensor:
     vocabulary = backbone.config["vocab_size"]
     assert isinstance(vocabulary, int)
     return torch.randint(2, vocabulary, shape, generator=generator)

@@ -37,7 +37,7 @@ def _build(backbone: Backbone) -> nn.Module:
     )
 
     config = RobertaConfig(**backbone.config)
-    return from_config(AutoModelForSequenceClassification, config, backbone)
+    return from_config(AutoModelForSequenceClassification.from_config, config, backbone)
 
 
 _dims = partial(bert.dims, pooler=False, head_layers=2)

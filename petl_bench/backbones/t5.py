@@ -130,7 +130,7 @@ def _build(backbone: Backbone) -> nn.Module:
     from transformers import AutoModelForSeq2SeqLM, T5Config  # noqa: PLC0415 - only workers need it
 
     config = T5Config(**backbone.config, decoder_start_token_id=0, use_cache=False)
-    model = from_config(AutoModelForSeq2SeqLM, config, backbone)
+    model = from_config(AutoModelForSeq2SeqLM.from_config, config, backbone)
     if backbone.dtype is DType.FP16:
         # transformers loads T5 so: wo overflows in half precision (_keep_in_fp32_modules).
         for name, module in model.named_modules():

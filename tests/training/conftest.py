@@ -29,12 +29,22 @@ TINY = {
 ENCODER = {
     "vocab_size": 96,
     "hidden_size": 32,
-    "num_hidden_layers": 4,
+    "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
     "max_position_embeddings": 200,
 }
-TINY_OTHERS = {"bert": ENCODER, "roberta": ENCODER}
+BART = {
+    "vocab_size": 96,
+    "d_model": 32,
+    **{
+        f"{stack}_{field}": value
+        for stack in ("encoder", "decoder")
+        for field, value in {"layers": 2, "attention_heads": 4, "ffn_dim": 64}.items()
+    },
+    "max_position_embeddings": 200,
+}
+TINY_OTHERS = {"bert": ENCODER, "roberta": ENCODER, "bart-encoder": BART, "bart": BART}
 """A tiny configuration of every family but T5's, as a config.json has it."""
 
 SMALL_WORKLOAD = Workload(batch_size=3, source_length_tokens=7, target_length_tokens=5)

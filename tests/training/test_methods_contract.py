@@ -20,11 +20,12 @@ BACKBONES = {
     "t5 gated, unscaled, fewer decoder layers": (
         "t5",
         {
-        "feed_forward_proj": "gated-gelu",
-        "tie_word_embeddings": False,
-        "num_decoder_layers": 2,
-        "d_kv": 16,
-    }),
+            "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": False,
+            "num_decoder_layers": 2,
+            "d_kv": 16,
+        },
+    ),
 }
 
 

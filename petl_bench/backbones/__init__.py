@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from petl_bench.backbones import bart, bart_encoder, bert, roberta, t5
+from petl_bench.backbones import bart, bart_encoder, bert, llama, mistral, qwen, roberta, t5
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Ports
 from petl_bench.case import Attention, Backbone, DType, Workload
@@ -17,7 +17,17 @@ from petl_bench.errors import UsageError, hint
 
 FAMILIES: dict[str, Family] = {
     family.name: family
-    for family in (t5.FAMILY, bert.FAMILY, roberta.FAMILY, bart_encoder.FAMILY, bart.FAMILY)
+    for family in (
+        t5.FAMILY,
+        bert.FAMILY,
+        roberta.FAMILY,
+        bart_encoder.FAMILY,
+        bart.FAMILY,
+        llama.FAMILY,
+        qwen.QWEN2,
+        qwen.QWEN3,
+        mistral.FAMILY,
+    )
 }
 
 

@@ -55,6 +55,7 @@ class Dims:
     vocabulary_size: int  # V
     dropout: float  # after embeddings and on residual branches
     biased: frozenset[str] = frozenset()  # roles of projections with a bias: q, k, v, o, wi, wo
+    head_norms: int = 0  # vectors of width K in an attention: norms of its queries and keys
     norm_vectors: int = 1  # vectors of width D in a norm: 1 scale, or 2 with a shift
     stacks: dict[str, StackDims]  # "encoder", "decoder": in the order they run
     outside_parameters: int  # outside of the stacks: embeddings with their norms, pooler, own head
@@ -125,6 +126,7 @@ class Dims:
         outputs = {"q": inner, "k": shared, "v": shared, "o": D, "wi": F, "wo": D}
         biases = {role: size * (role in self.biased) for role, size in outputs.items()}
         attention = 2 * D * inner + 2 * D * shared + sum(biases[role] for role in "qkvo")
+        attention += self.head_norms * K
         feed_forward = self.feed_forward_inputs * (D * F + biases["wi"]) + F * D + biases["wo"]
         norm = self.norm_vectors * D
         return sum(

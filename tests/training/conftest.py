@@ -44,7 +44,25 @@ BART = {
     },
     "max_position_embeddings": 200,
 }
-TINY_OTHERS = {"bert": ENCODER, "roberta": ENCODER, "bart-encoder": BART, "bart": BART}
+DECODER = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 64,
+}
+TINY_OTHERS = {
+    "bert": ENCODER,
+    "roberta": ENCODER,
+    "bart-encoder": BART,
+    "bart": BART,
+    "llama": DECODER,
+    "qwen2": {**DECODER, "tie_word_embeddings": True},
+    "qwen3": DECODER,
+    "mistral": DECODER,
+}
 """A tiny configuration of every family but T5's, as a config.json has it."""
 
 SMALL_WORKLOAD = Workload(batch_size=3, source_length_tokens=7, target_length_tokens=5)

@@ -12,7 +12,7 @@ def trainable_parameters(dims: Dims, config: LstConfig) -> int:
     """
     D, d = dims.hidden_size, config.side_width(dims.hidden_size)
     linear = D * d + config.biases * d
-    total = config.merge
+    total = int(config.merge)
     if config.head == "side":
         total += d * dims.labels + dims.labels
     else:

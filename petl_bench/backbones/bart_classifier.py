@@ -13,7 +13,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.bart.modeling_bart import BartClassificationHead, BartEncoder
 
 
-class BartEncoderForSequenceClassification(BartPreTrainedModel):
+class BartEncoderForSequenceClassification(BartPreTrainedModel):  # type: ignore[misc] # untyped
     """BartEncoder and BartForSequenceClassification's head on its first token."""
 
     def __init__(self, config: BartConfig) -> None:

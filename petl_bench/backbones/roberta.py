@@ -17,8 +17,17 @@ from petl_bench.backbones.family import ConfigScalar, Family
 from petl_bench.case import Backbone
 
 _POSITIONS_OF_PADDING = 2
-_DEFAULTS = {"max_position_embeddings": 514, "type_vocab_size": 1}
-_published = partial(bert.published, vocab_size=50265, **_DEFAULTS)
+
+
+def _published(hidden: int, layers: int, heads: int) -> dict[str, ConfigScalar]:
+    return bert.published(
+        hidden,
+        layers,
+        heads,
+        vocab_size=50265,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+    )
 
 
 def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:

@@ -83,21 +83,33 @@ def _merged(tensor: torch.Tensor, summed: Sequence[int]) -> list[Dim]:
 
 
 def _ordered(dims: list[Dim]) -> list[Dim]:
-    """Insertion sort, as the iterator does it: stable where strides do not tell."""
+    """Insertion sort, as the iterator does it: it looks past what it cannot tell apart."""
     for end in range(1, len(dims)):
         place = end
-        while place > 0 and _goes_before(dims[place], dims[place - 1]):
-            dims[place - 1], dims[place] = dims[place], dims[place - 1]
-            place -= 1
+        for before in range(end - 1, -1, -1):
+            order = _order(dims[before], dims[place])
+            if order > 0:
+                dims[before], dims[place] = dims[place], dims[before]
+                place = before
+            elif order < 0:
+                break
     return dims
 
 
-def _goes_before(one: Dim, other: Dim) -> bool:
-    if one.summed != other.summed:
-        return one.summed
-    if 0 in {one.stride, other.stride} or one.stride == other.stride:
-        return False
-    return one.stride < other.stride
+def _order(first: Dim, second: Dim) -> int:
+    """Below 0 where they stay, above where they are swapped, 0 where nothing tells.
+
+    Kept dimensions stay as the result has them, which is contiguous.
+    """
+    if first.summed != second.summed:
+        return 1 if second.summed else -1
+    if not first.summed:
+        return -1
+    if 0 in {first.stride, second.stride}:
+        return 0
+    if first.stride == second.stride:
+        return first.size > second.size
+    return 1 if first.stride > second.stride else -1
 
 
 def _addressable(dims: list[Dim]) -> Iterator[list[Dim]]:
@@ -218,6 +230,7 @@ def _reduces(accumulator_bytes: int | None = 4, *, casts: bool = False, dims: in
             yield source.numel() * out.element_size()
             source = torch.empty_like(source, dtype=out.dtype)
         accumulator = accumulator_bytes or source.element_size()
+        accumulator = max(accumulator, out.element_size())  # integers are summed in 8 bytes
         yield from scratch(call.card, source, _dims(call.arg(dims, "dim")), accumulator)
 
     return recipe
@@ -248,7 +261,7 @@ def _foreach_norm(call: Call) -> Iterator[Step]:
 
 
 _sum, _same, _flag = _reduces(casts=True), _reduces(None), _reduces(1)
-_pair = _reduces(16)  # a value with its index, and Welford's running mean and variance
+_pair = _reduces(16)  # a value with its index
 
 RECIPES: dict[Any, Recipe] = {
     aten.sum.default: _sum,
@@ -271,8 +284,5 @@ RECIPES: dict[Any, Recipe] = {
     aten.min.dim: _pair,
     aten.argmax.default: _pair,
     aten.argmin.default: _pair,
-    aten.var.correction: _pair,
-    aten.std.correction: _pair,
-    aten.var_mean.correction: _pair,
 }
-"""Left out: the buffer in which pairs beyond 2 GiB of input are accumulated."""
+"""Left out: the buffer in which pairs beyond 2 GiB of input are accumulated; variances."""

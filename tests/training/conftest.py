@@ -167,36 +167,36 @@ def phase_peaks(ledger: Ledger, step: int) -> dict[Phase, int]:
     return peaks
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tiny_t5():
     return tiny_t5
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tiny():
     return tiny
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def attach():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ledger_of():
     return run_ledger
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def peaks_of():
     return phase_peaks
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_workload():
     return SMALL_WORKLOAD
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def no_profiler():
     return NoProfiler()

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from petl_bench import branches
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.method import Method, MethodConfig, freeze
+from petl_bench.method import Method, MethodConfig, freeze, needs_ports
 
 _AFTER = {
     "houlsby": branches.SELF_ATTENTION_AND_FEED_FORWARD,
@@ -94,4 +94,5 @@ METHOD = Method(
     config=AdapterConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=needs_ports,
 )

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypeAliasType  # typing's own is of Python 3.12
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]  # true is not 1
 
@@ -17,6 +18,13 @@ class Frozen(BaseModel):
     """A value: immutable, strict about unknown fields, without numbers that JSON does not have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+ConfigValue = TypeAliasType(
+    "ConfigValue",
+    "bool | int | float | str | list[ConfigValue] | dict[str, ConfigValue] | None",
+)
+"""What a configuration may hold: JSON."""
 
 
 class DType(StrEnum):
@@ -50,7 +58,7 @@ class Backbone(Frozen):
 
     name: str
     family: str
-    config: dict[str, bool | int | float | str | None]
+    config: dict[str, ConfigValue]
     dtype: DType = DType.FP32
     attention: Attention = Attention.EAGER
 

@@ -27,6 +27,12 @@ def always_supported(dims: Dims, config: MethodConfig) -> str | None:  # noqa: A
     return None
 
 
+def needs_ports(dims: Dims, config: MethodConfig) -> str | None:
+    """For `unsupported`: a method that meets a backbone's layers one by one."""
+    del config
+    return None if dims.stacks else "it needs to know the layers of this architecture"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method(Generic[C]):
     """One fine-tuning method. It carries no memory figure: bytes come from running it.

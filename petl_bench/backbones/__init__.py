@@ -1,15 +1,17 @@
-"""Backbones by name: the built-in ones, and folders that hold a transformers config.json.
+"""Backbones by name: the built-in ones, and any transformers configuration.
 
-Each file beside this one is one family: its published dimensions, how to build it with random
-weights, and its ports.
+That is a folder with a config.json, such a file, or a repository of the Hugging Face hub. Each file
+beside this one is one family: its published dimensions, how to build it with random weights, and
+its ports; `auto` serves the architectures that have no file.
 """
 
 import json
+import re
 from pathlib import Path
 
 from torch import nn
 
-from petl_bench.backbones import bart, bart_encoder, bert, llama, mistral, qwen, roberta, t5
+from petl_bench.backbones import auto, bart, bart_encoder, bert, llama, mistral, qwen, roberta, t5
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Ports
 from petl_bench.case import Attention, Backbone, DType, Workload
@@ -27,6 +29,7 @@ FAMILIES: dict[str, Family] = {
         qwen.QWEN2,
         qwen.QWEN3,
         mistral.FAMILY,
+        *auto.FAMILIES,
     )
 }
 
@@ -39,10 +42,10 @@ def names() -> tuple[str, ...]:
 def find(
     name: str, *, dtype: DType = DType.FP32, attention: Attention = Attention.EAGER
 ) -> Backbone:
-    """The backbone called `name`, or the one whose config.json lies in the folder `name`.
+    """The backbone called `name`, or that of the configuration in the folder, file or repository.
 
     Raises:
-        UsageError: neither a built-in name nor a folder with a config of a known family.
+        UsageError: neither a built-in name nor a configuration that a model can be built of.
     """
     for family in FAMILIES.values():
         if name in family.published:
@@ -53,10 +56,11 @@ def find(
                 dtype=dtype,
                 attention=attention,
             )
-    folder = Path(name)
-    if folder.is_dir():
-        return _from_folder(folder, dtype, attention)
-    raise UsageError(f"backbone: no backbone or folder {name!r}; {hint(name, names())}")
+    path = _config_file(name)
+    if path is None:
+        raise UsageError(f"backbone: no backbone or folder {name!r}; {hint(name, names())}")
+    given = Path(name).resolve()
+    return _from_file(path, given.stem if given.is_file() else given.name, dtype, attention)
 
 
 def ports_of(model: nn.Module) -> Ports:
@@ -93,8 +97,28 @@ def fitted(backbone: Backbone, workload: Workload) -> Workload:
     return workload.model_copy(update={"target_length_tokens": default})
 
 
-def _from_folder(folder: Path, dtype: DType, attention: Attention) -> Backbone:
-    path = folder / "config.json"
+def _config_file(name: str) -> Path | None:
+    """The config.json that `name` stands for: a folder's, a file, or one of the hub's."""
+    path = Path(name)
+    if path.is_dir():
+        return path / "config.json"
+    if path.is_file():
+        return path
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+        return None
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - only for the hub's
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - likewise
+
+    try:
+        return Path(hf_hub_download(name, "config.json"))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"backbone: no folder {name!r}, and the hub does not give its config.json: {reason}"
+        ) from None
+
+
+def _from_file(path: Path, name: str, dtype: DType, attention: Attention) -> Backbone:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         model_type = config["model_type"]
@@ -104,18 +128,11 @@ def _from_folder(folder: Path, dtype: DType, attention: Attention) -> Backbone:
         raise UsageError(
             f"backbone: {path} is not a transformers config with a model_type"
         ) from None
-    family = FAMILIES.get(str(model_type))
-    if family is None:
-        known = ", ".join(FAMILIES)
-        raise UsageError(f"backbone: {path} has model_type {model_type!r}; known are: {known}")
+    if not isinstance(model_type, str):
+        raise UsageError(f"backbone: {path} has model_type {model_type!r}, not a name")
     try:
+        family = FAMILIES.get(model_type) or FAMILIES[auto.family_of(config)]
         shape = family.normalise(config)
     except (ValueError, TypeError) as error:
         raise UsageError(f"backbone: {path}: {error}") from None
-    return Backbone(
-        name=folder.resolve().name,
-        family=family.name,
-        config=shape,
-        dtype=dtype,
-        attention=attention,
-    )
+    return Backbone(name=name, family=family.name, config=shape, dtype=dtype, attention=attention)

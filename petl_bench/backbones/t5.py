@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from petl_bench.backbones.build import from_config, sequence_to_sequence_batch
-from petl_bench.backbones.family import ConfigScalar, Family
+from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import (
     Dims,
     Mask,
@@ -29,9 +29,9 @@ from petl_bench.backbones.ports import (
 )
 from petl_bench.backbones.shape import SMALLEST_VOCABULARY
 from petl_bench.backbones.thin import reserved, thinned
-from petl_bench.case import Backbone, DType
+from petl_bench.case import Backbone, ConfigValue, DType
 
-_DEFAULTS: dict[str, ConfigScalar] = {
+_DEFAULTS: dict[str, ConfigValue] = {
     "vocab_size": 32128,
     "d_model": 512,
     "d_kv": 64,
@@ -69,7 +69,7 @@ PUBLISHED = {
 }
 
 
-def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
+def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigValue]:
     shape = {key: config.get(key, default) for key, default in _DEFAULTS.items()}
     shape["num_decoder_layers"] = shape["num_decoder_layers"] or shape["num_layers"]
     for key, value in shape.items():

@@ -3,6 +3,7 @@
 import gc
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -132,12 +133,19 @@ class LedgerProfiler:
         self.ledger.end(self.step, phase, start)
 
 
+@cache
+def _spare_what_is_imported() -> None:
+    """Once: later collections, one a ledger, need not look through torch and transformers."""
+    gc.freeze()
+
+
 def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **options) -> Ledger:
     """The ledger of `steps` steps, host scalars included so that devices can be compared."""
     ledger = Ledger(frozenset({"meta", "cpu"}), **options)
     built.model.train()
     profiler = LedgerProfiler(ledger)
     gc.collect()
+    _spare_what_is_imported()
     gc.disable()
     try:
         with foreach_by_default(device):
@@ -167,36 +175,36 @@ def phase_peaks(ledger: Ledger, step: int) -> dict[Phase, int]:
     return peaks
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tiny_t5():
     return tiny_t5
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tiny():
     return tiny
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def attach():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ledger_of():
     return run_ledger
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def peaks_of():
     return phase_peaks
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_workload():
     return SMALL_WORKLOAD
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def no_profiler():
     return NoProfiler()

@@ -511,15 +511,16 @@ def to_markdown(table: Table) -> str:
         "| " + " | ".join(rules[column.align] for column in table.columns) + " |",
         *(_markdown_line(cell.text for cell in row) for row in table.rows),
     ]
-    title, caption = _markdown_text(table.title), _markdown_text(table.caption)
+    title, caption = markdown_text(table.title), markdown_text(table.caption)
     return "\n".join([f"**{title}**", "", *lines, "", caption, ""])
 
 
 def _markdown_line(texts: Iterable[str]) -> str:
-    return "| " + " | ".join(_markdown_text(text) for text in texts) + " |"
+    return "| " + " | ".join(markdown_text(text) for text in texts) + " |"
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """`text` on one line, with nothing in it that Markdown or HTML would read."""
     return re.sub(r"([\\|*`<])", r"\\\1", " ".join(text.split()))
 
 

@@ -5,10 +5,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from torch import nn
 
-# Imported here, or each inner session would import and forget them anew.
-import petl_bench.api
-import petl_bench.own.simulated  # noqa: F401
+import petl_bench
 
 pytest_plugins = ["pytester"]
 PLUGIN = "petl_bench.pytest_plugin"
@@ -40,6 +39,18 @@ from model import Model
 def test_memory(petl_memory):
     petl_memory.check(Model, {"x": (1024, 64)}, "sgd", baseline="model.json")
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported():
+    """All that a check imports, torch's late imports too: inner sessions forget theirs."""
+    for optimizer in ("sgd", "adamw"):
+        found = petl_bench.simulate(nn.Linear(2, 2), (1, 2), optimizer=optimizer, loss=_mean)
+    petl_bench.compare(found, found)
+
+
+def _mean(model, batch):
+    return model(batch).square().mean()
 
 
 @pytest.fixture

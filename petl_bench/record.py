@@ -4,6 +4,7 @@ Raw integers in bytes; statistics, percents and MiB are made at the edge. Histor
   1  first version. Later records of it may have a measurement's `fit`, and baselines `at_peak`.
 """
 
+import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -257,6 +258,24 @@ def load_record(data: Any) -> Record:
     version = data.get("schema_version")
     if type(version) is not int or version > SCHEMA_VERSION or version < 1:
         raise ValueError(f"schema_version {version!r} is not supported (newest: {SCHEMA_VERSION})")
-    record = Record.model_validate(data)
-    # The id follows the fields that a case has today: those it gained since have their defaults.
+    return _with_todays_id(Record.model_validate(data))
+
+
+def load_record_json(line: bytes) -> Record:
+    """The record in a line of JSON: `load_record`, several times faster where nothing is amiss.
+
+    Raises:
+        ValueError: not a record, or one of a newer schema.
+    """
+    try:
+        return _with_todays_id(Record.model_validate_json(line))
+    except ValueError:  # an older schema, or what the other way has the better words for
+        try:
+            return load_record(json.loads(line.decode("utf-8")))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def _with_todays_id(record: Record) -> Record:
+    """The id follows the fields that a case has today; those it gained since are at defaults."""
     return record.model_copy(update={"case_id": record.case.case_id})

@@ -25,9 +25,9 @@ def on_meta(model: nn.Module | Build) -> nn.Module:
     Raises:
         UsageError: neither a module nor a function that returns one.
     """
-    meta = torch.device("meta")
     if not isinstance(model, nn.Module):
-        return _built(model, meta)
+        # Copied like a module that is given: a function may use one that it was made with.
+        model = _built(model, torch.device("meta"))
     memo: dict[int, Any] = {}
     for module in model.modules():
         for value in (*module._parameters.values(), *module._buffers.values()):  # noqa: SLF001

@@ -115,6 +115,13 @@ def test_a_model_is_left_as_it_was():
     assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
 
 
+def test_a_function_may_return_a_model_that_has_data():
+    model = Net()
+    assert petl_bench.simulate(lambda: model, IMAGES, name="Net") == petl_bench.simulate(
+        Net, IMAGES
+    )
+
+
 def test_tied_weights_stay_tied():
     model = mlp()
     model[2].weight = nn.Parameter(model[0].weight.T.contiguous())

@@ -20,7 +20,7 @@ class Trainee:
     """A backbone with a method attached, in training mode."""
 
     model: nn.Module
-    ports: Ports  # of the backbone
+    ports: Ports | None  # of the backbone; None: a model that no family of ours knows
     backbone_parameters: int  # before the method added any
     backbone_names: Mapping[nn.Module, str]  # its modules' paths, before the method moved any
 

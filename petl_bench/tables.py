@@ -5,11 +5,11 @@ asked the same question (backbone, workload) of the same place (origin, device),
 taken within a group only. A number that is absent is null in the frame and a dash in a table.
 """
 
-import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from typing import Literal
 
@@ -19,6 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from petl_bench.case import BASELINE_METHOD, Backbone, Workload
+from petl_bench.garbage import collection_paused
 from petl_bench.record import Category, Fit, Measurement, Origin, Phase, PhaseMemory, Record, Status
 from petl_bench.units import format_bytes, format_count
 
@@ -89,7 +90,7 @@ class Group:
 
 def groups(records: Iterable[Record]) -> list[Group]:
     """`records` split into comparable groups, in order of first appearance."""
-    members: dict[str, list[Record]] = {}
+    members: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         members.setdefault(_group_key(record), []).append(record)
     return [
@@ -105,9 +106,10 @@ def groups(records: Iterable[Record]) -> list[Group]:
     ]
 
 
-def _group_key(record: Record) -> str:
-    question = record.case.model_dump(mode="json", include={"backbone", "workload"})
-    return json.dumps([record.origin, record.environment.place, question], sort_keys=True)
+def _group_key(record: Record) -> tuple[str, ...]:
+    case = record.case
+    question = case.backbone.model_dump_json(), case.workload.model_dump_json()
+    return record.origin, record.environment.place, *question
 
 
 def _is_baseline(record: Record) -> bool:
@@ -129,7 +131,7 @@ class _Row:
     def seen(self) -> Measurement | None:
         return self.record.measurement
 
-    @property
+    @cached_property  # sixteen columns ask for it
     def peak(self) -> PhaseMemory | None:
         return self.seen.peak() if self.seen else None
 
@@ -245,14 +247,17 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     is of the group's full fine-tuning; the columns named after categories are at the overall
     peak; `load_allocated_bytes` is what is held once the model stands.
     """
-    baselines = {_group_key(group.records[0]): group.baseline for group in groups(records)}
-    rows = [_Row(record, baselines[_group_key(record)]) for record in records]
-    return pd.DataFrame(
-        {
-            name: pd.Series([get(row) for row in rows], dtype=dtype)
-            for name, (dtype, get) in _COLUMNS.items()
-        }
-    )
+    with collection_paused():
+        keys = [_group_key(record) for record in records]
+        pairs = list(zip(keys, records, strict=True))
+        baselines = {key: r for key, r in pairs if _is_baseline(r) and r.measurement}  # the newest
+        rows = [_Row(record, baselines.get(key)) for key, record in pairs]
+        return pd.DataFrame(
+            {
+                name: pd.Series([get(row) for row in rows], dtype=dtype)
+                for name, (dtype, get) in _COLUMNS.items()
+            }
+        )
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -511,15 +516,16 @@ def to_markdown(table: Table) -> str:
         "| " + " | ".join(rules[column.align] for column in table.columns) + " |",
         *(_markdown_line(cell.text for cell in row) for row in table.rows),
     ]
-    title, caption = _markdown_text(table.title), _markdown_text(table.caption)
+    title, caption = markdown_text(table.title), markdown_text(table.caption)
     return "\n".join([f"**{title}**", "", *lines, "", caption, ""])
 
 
 def _markdown_line(texts: Iterable[str]) -> str:
-    return "| " + " | ".join(_markdown_text(text) for text in texts) + " |"
+    return "| " + " | ".join(markdown_text(text) for text in texts) + " |"
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """`text` on one line, with nothing in it that Markdown or HTML would read."""
     return re.sub(r"([\\|*`<])", r"\\\1", " ".join(text.split()))
 
 

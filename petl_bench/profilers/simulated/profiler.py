@@ -115,7 +115,7 @@ def run_ledger(
     )
     if witness is not None:
         witness.opens(ledger)
-    with _no_collection(), era.optimizer_defaults():
+    with no_collection(), era.optimizer_defaults():
         start = ledger.begin(Phase.LOAD)
         ledger.adopt(model.parameters(), Category.PARAMETER)
         ledger.adopt(model.buffers(), Category.BUFFER)
@@ -181,7 +181,7 @@ def _warmed_up(
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """No cyclic garbage collection inside: when it strikes would change the stream of frees."""
     gc.collect()
     gc.disable()

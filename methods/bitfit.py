@@ -1,8 +1,9 @@
 """BitFit: only bias terms train.
 
-T5 has none, so the name has two meanings there. `biases` gives every projection, every sublayer
-norm and the head a bias that starts at zero, as the LST authors' code does; `norms` trains the
-scales of the norms, the only vectors T5 owns.
+T5 has none, so the name has several meanings there. `biases` gives every projection, every sublayer
+norm and the head a bias that starts at zero, as the LST authors' code for text does; `all-biases`
+the stacks' final norms and the norms of an image's embedding, too, as theirs for images; `norms`
+trains the scales of the norms, the only vectors T5 owns.
 Source: Ben Zaken, Ravfogel & Goldberg 2022, arXiv:2106.10199, section 3.
 """
 
@@ -18,8 +19,10 @@ from petl_bench.method import Method, MethodConfig, freeze
 class BitFitConfig(MethodConfig):
     """Which vectors train."""
 
-    terms: Literal["biases", "norms"] = Field(
-        "biases", description="biases: of projections, sublayer norms and head; norms: all scales"
+    terms: Literal["biases", "all-biases", "norms"] = Field(
+        "biases",
+        description="biases: of projections, sublayer norms and head; all-biases: of other norms, "
+        "too; norms: all scales",
     )
 
 
@@ -29,7 +32,11 @@ def attach(model: nn.Module, ports: Ports, config: BitFitConfig) -> nn.Module:
     if config.terms == "norms":
         trained = [parameter for norm in ports.norms for parameter in norm.parameters()]
     else:
-        trained = add_biases(ports.biasable)
+        modules = ports.biasable
+        if config.terms == "all-biases":
+            others = () if ports.extra_input is None else ports.extra_input.norms
+            modules = list(dict.fromkeys([*modules, *ports.norms, *others]))
+        trained = add_biases(modules)
     if not trained:
         raise ValueError(f"bitfit: no {config.terms} in this backbone")
     for parameter in trained:
@@ -41,6 +48,9 @@ def trainable_parameters(dims: Dims, config: BitFitConfig) -> int:
     """Number of bias entries, or of norm scales (one a sublayer, one a stack)."""
     if config.terms == "biases":
         return dims.bias_terms
+    if config.terms == "all-biases":
+        final = sum(stack.final_norm for stack in dims.stacks.values())
+        return dims.bias_terms + (final + dims.extra_input_norms) * dims.hidden_size
     return (dims.num_sublayers + len(dims.stacks)) * dims.hidden_size
 
 

@@ -68,6 +68,10 @@ class Workload(Frozen):
     batch_size: PositiveInt = 100
     source_length_tokens: PositiveInt = 128
     target_length_tokens: PositiveInt = 3
+    images: PositiveInt = Field(1, description="an example, for backbones that see any")
+    ddp_buckets: bool = Field(
+        default=False, description="hold what DistributedDataParallel gathers gradients in"
+    )
     optimizer: Optimizer = Optimizer.ADAMW
     clip_grad_norm: Annotated[float, Field(gt=0, strict=True)] | None = 1.0
     seed: Annotated[int, Field(strict=True)] = 0

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from petl_bench.case import Optimizer, Workload
 from petl_bench.record import Phase
+from petl_bench.units import MIB
 
 
 class PhaseProfiler(Protocol):
@@ -33,6 +34,29 @@ LEARNING_RATE = 1e-4  # small, so that random weights stay finite; memory does n
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that train, tied ones once."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def make_buckets(model: nn.Module) -> tuple[torch.Tensor, ...]:
+    """What DistributedDataParallel gathers the gradients of `model` in, beside the gradients.
+
+    One more copy of the trainable bytes, there from the wrapper's construction on: flat tensors
+    filled with the parameters from the last to the first, the first of up to 1 MiB, others of up
+    to 25 MiB and one parameter (torch/csrc/distributed/c10d/reducer.cpp; gradient_as_bucket_view
+    would save them). They stand for the memory of one rank alone; nothing is sent.
+    """
+    buckets: list[torch.Tensor] = []
+    for kind in dict.fromkeys((p.dtype, p.device) for p in trainable(model)):
+        limit, filled = MIB, 0
+        for parameter in reversed(trainable(model)):
+            if (parameter.dtype, parameter.device) != kind:
+                continue
+            filled += parameter.numel()
+            if filled * parameter.element_size() >= limit:
+                buckets.append(parameter.new_empty(filled))
+                limit, filled = 25 * MIB, 0
+        if filled:
+            buckets.append(torch.empty(filled, dtype=kind[0], device=kind[1]))
+    return tuple(buckets)
 
 
 def make_optimizer(model: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:

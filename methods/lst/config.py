@@ -70,6 +70,11 @@ class LstConfig(MethodConfig):
         "backbone",
         description="what reads it: the backbone's head, or a linear layer on the first token",
     )
+    extra_input: Literal["side", "both"] = Field(
+        "side",
+        description="who sees tokens that are no text, such as an image's: the side network alone, "
+        "or the backbone, too, whose gradient for them is cut",
+    )
     backbone_dropout: bool = Field(default=True, description="leave dropout on in the backbone")
     attention: Literal["backbone", "sdpa"] = Field(
         "backbone", description="attention implementation of native side blocks"

@@ -50,6 +50,8 @@ def unsupported(dims: Dims, config: LstConfig) -> str | None:
         smallest = min(dims.hidden_size, dims.head_size, dims.feed_forward_size)
         if smallest < config.reduction:
             return f"reduction {config.reduction} leaves nothing of a width of {smallest}"
+    if dims.extra_input_parameters and config.blocks != "native":
+        return f"blocks={config.blocks} take no tokens but text"
     if config.head == "side" and dims.language_head:
         return "head=side is for classifiers; this backbone has a language head"
     try:

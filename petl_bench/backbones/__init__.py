@@ -9,13 +9,13 @@ from pathlib import Path
 
 from torch import nn
 
-from petl_bench.backbones import t5
+from petl_bench.backbones import clip_t5, t5
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Ports
 from petl_bench.case import Attention, Backbone, DType
 from petl_bench.errors import UsageError, hint
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (t5.FAMILY,)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (t5.FAMILY, clip_t5.FAMILY)}
 
 
 def names() -> tuple[str, ...]:

@@ -7,7 +7,7 @@ V vocabulary, H heads, K head size, F feed-forward size.
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -60,6 +60,9 @@ class Dims:
     outside_parameters: int  # outside of the stacks: embeddings with their norms, pooler, own head
     task_head_parameters: int = 0  # new with the task, trained by every method
     language_head: bool = True  # the head has one output a token of the vocabulary
+    # Of ExtraInput's embedding: new with the task, trained by every method beside its own.
+    extra_input_parameters: int = 0
+    extra_input_norms: int = 0  # of width D, among them
 
     @property
     def inner_size(self) -> int:
@@ -184,6 +187,10 @@ class ThinStack(nn.Module):
         """Begin a forward pass; a decoder's layers attend to `encoder_states_BTd`."""
         raise NotImplementedError
 
+    def takes_extra(self, tokens: int) -> None:
+        """In this pass the state ends in so many tokens of an ExtraInput; called after `start`."""
+        raise NotImplementedError
+
     def layer(
         self, index: int, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> torch.Tensor:
@@ -217,6 +224,25 @@ class ThinStack(nn.Module):
         return run(block, self.recomputed, *args, **kwargs)
 
 
+Sight = Literal["whole", "detached", "none"]
+"""How a backbone's layers see an extra input: so that it learns through them, without, not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraInput:
+    """Tokens of another kind, such as an image's, that a stack sees after its text."""
+
+    stack: str
+    # Called once a forward pass, before the stack's own; returns [B, X, D] (X extra tokens).
+    # New with the task, so it trains with every method.
+    embedding: nn.Module
+    norms: tuple[nn.Module, ...]  # of the embedding
+    # Given the stack's module: what its layers see from the next pass on. With "none" the
+    # embedding is called all the same, for a side network that sees what the backbone does not.
+    show: Callable[[nn.Module, Sight], None]
+    frozen: nn.Module | None = None  # what makes features of raw input; no method trains it
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ports:
     """Everything of a built backbone that methods may touch."""
@@ -229,6 +255,7 @@ class Ports:
     language_head: nn.Linear | None  # D -> V
     task_head: nn.Module | None = None  # new with the task, trained by every method
     peft_task: str  # peft's TaskType of this kind of model
+    extra_input: ExtraInput | None = None
 
     @property
     def like(self) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from petl_bench.case import Optimizer, Workload
+from petl_bench.case import Optimizer, Workload, ZeroGrad
 from petl_bench.record import Phase
 from petl_bench.units import MIB
 
@@ -27,6 +27,11 @@ _OPTIMIZERS: dict[Optimizer, tuple[Callable[..., torch.optim.Optimizer], dict[st
     Optimizer.ADAMW: (torch.optim.AdamW, {}),
     Optimizer.ADAMW_FUSED: (torch.optim.AdamW, {"fused": True}),
     Optimizer.SGD: (torch.optim.SGD, {}),
+}
+_ZERO_GRAD: dict[ZeroGrad, dict[str, bool]] = {
+    ZeroGrad.DEFAULT: {},
+    ZeroGrad.FREE: {"set_to_none": True},
+    ZeroGrad.KEEP: {"set_to_none": False},
 }
 LEARNING_RATE = 1e-4  # small, so that random weights stay finite; memory does not depend on it
 
@@ -84,4 +89,4 @@ def training_step(
         if workload.clip_grad_norm is not None:
             clip_grad_norm_(trainable(model), workload.clip_grad_norm)
         optimizer.step()
-        optimizer.zero_grad()
+        optimizer.zero_grad(**_ZERO_GRAD[workload.zero_grad])

@@ -33,6 +33,7 @@ SuiteFile = Annotated[
 def run(  # noqa: PLR0917 - one parameter an option
     methods: Methods = None,
     backbone: options.BackboneName = None,
+    workload: options.WorkloadName = None,
     batch_size: options.BatchSize = None,
     source_length: options.SourceLength = None,
     target_length: options.TargetLength = None,
@@ -82,6 +83,7 @@ def run(  # noqa: PLR0917 - one parameter an option
             source_length=source_length,
             target_length=target_length,
             optimizer=optimizer,
+            workload=workload,
         ),
     )
     plan = grid.plan()
@@ -94,8 +96,8 @@ def run(  # noqa: PLR0917 - one parameter an option
     else:
         from petl_bench.cli.present import print_tables
 
-        print_tables(records, phases=phases)
-    _write_outputs(records, folder)
+        print_tables(records, phases=phases, across=grid.takes_the_largest)
+    _write_outputs(records, folder, across=grid.takes_the_largest)
     if any(record.status == "error" for record in records):
         raise typer.Exit(1)
 
@@ -143,16 +145,17 @@ def _run_name(
     return f"{plan[0].case.backbone.name}-{place}-{digest[:8]}"
 
 
-def _write_outputs(records: "list[Record]", folder: Path) -> None:
+def _write_outputs(records: "list[Record]", folder: Path, *, across: bool) -> None:
     import shlex
 
     from petl_bench.errors import UsageError
     from petl_bench.plots import save_figures
     from petl_bench.report import write_report
-    from petl_bench.tables import summary, to_csv, to_frame, to_markdown
+    from petl_bench.tables import across_workloads, summary, to_csv, to_frame, to_markdown
 
     command = shlex.join(["petl-bench", *sys.argv[1:]])
-    markdown = "\n\n".join(map(to_markdown, summary(records))) + "\n"
+    tables = [*summary(records), *(across_workloads(records) if across else ())]
+    markdown = "\n\n".join(map(to_markdown, tables)) + "\n"
     try:
         (folder / "table.md").write_text(markdown, encoding="utf-8")
         (folder / "table.csv").write_text(to_csv(to_frame(records)), encoding="utf-8")

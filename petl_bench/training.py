@@ -44,23 +44,20 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 def make_buckets(model: nn.Module) -> tuple[torch.Tensor, ...]:
     """What DistributedDataParallel gathers the gradients of `model` in, beside the gradients.
 
-    One more copy of the trainable bytes, there from the wrapper's construction on: flat tensors
-    filled with the parameters from the last to the first, the first of up to 1 MiB, others of up
-    to 25 MiB and one parameter (torch/csrc/distributed/c10d/reducer.cpp; gradient_as_bucket_view
-    would save them). They stand for the memory of one rank alone; nothing is sent.
+    One more copy of the trainable bytes, there from the wrapper's construction on: flat tensors,
+    one for each dtype's first parameters until they reach 1 MiB, then one whenever they reach
+    25 MiB; as with find_unused_parameters, which the LST paper's image runs set (torch/csrc/
+    distributed/c10d/reducer.cpp). They are one rank's memory alone: nothing is copied or sent.
     """
     buckets: list[torch.Tensor] = []
-    for kind in dict.fromkeys((p.dtype, p.device) for p in trainable(model)):
+    for dtype in dict.fromkeys(parameter.dtype for parameter in trainable(model)):
         limit, filled = MIB, 0
-        for parameter in reversed(trainable(model)):
-            if (parameter.dtype, parameter.device) != kind:
-                continue
+        parameters = [p for p in trainable(model) if p.dtype == dtype]
+        for parameter in parameters:
             filled += parameter.numel()
-            if filled * parameter.element_size() >= limit:
-                buckets.append(parameter.new_empty(filled))
+            if filled * dtype.itemsize >= limit or parameter is parameters[-1]:
+                buckets.append(torch.empty(filled, dtype=dtype, device=parameter.device))
                 limit, filled = 25 * MIB, 0
-        if filled:
-            buckets.append(torch.empty(filled, dtype=kind[0], device=kind[1]))
     return tuple(buckets)
 
 

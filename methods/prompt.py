@@ -32,11 +32,9 @@ class WrittenPrompt(nn.Module):
     def __init__(self, embedding: nn.Embedding, hidden: int) -> None:
         super().__init__()
         D = embedding.embedding_dim
-        options = {"device": embedding.weight.device, "dtype": embedding.weight.dtype}
         self.embedding = embedding
-        self.network = nn.Sequential(
-            nn.Linear(D, hidden, **options), nn.Tanh(), nn.Linear(hidden, D, **options)
-        )
+        network = nn.Sequential(nn.Linear(D, hidden), nn.Tanh(), nn.Linear(hidden, D))
+        self.network = network.to(embedding.weight)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Token numbers, [1, P] -> the prompt, [1, P, D]."""

@@ -45,7 +45,9 @@ class Optimizer(StrEnum):
 class ZeroGrad(StrEnum):
     """What becomes of gradients after an optimizer step."""
 
-    DEFAULT = "default"  # the era's: torch lets them go since 2.0, and filled them with zeros before
+    DEFAULT = (
+        "default"  # the era's: torch lets them go since 2.0, and filled them with zeros before
+    )
     FREE = "free"  # let go, as by `parameter.grad = None`
     KEEP = "keep"  # filled with zeros
 

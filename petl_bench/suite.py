@@ -85,8 +85,8 @@ class Suite:
         for cell in _product(self.workload):
             fields = dict(cell)
             name = fields.pop("name", None)
-            for named in [{}] if name is None else workloads.find(str(name)):
-                cells.append(_workload(named | fields))
+            named = [{}] if name is None else workloads.find(str(name))
+            cells += [_workload(known | fields) for known in named]
         return cells
 
     @property

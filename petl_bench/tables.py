@@ -358,17 +358,21 @@ def across_workloads(records: Sequence[Record]) -> list[Table]:
 
 
 def _across(members: Sequence[Group]) -> Table:
+    first = members[0]
     largest: dict[str, tuple[int, Group]] = {}
     for group in members:
         for record in group.records:
             if record.measurement is not None:
                 found = record.measurement.peak_allocated_bytes, group
                 largest[record.label] = max(largest.get(record.label, found), found, key=_first)
-    headers = (("method", "left"), ("peak allocated", "right"), ("set by", "left"))
     return Table(
-        title=f"{members[0].backbone.name}, the largest of {len(members)} workloads: {members[0].place}",
+        title=f"{first.backbone.name}, the largest of {len(members)} workloads: {first.place}",
         caption="One run that trains on them in turn needs what the largest needs.",
-        columns=tuple(Column(header=header, align=align) for header, align in headers),
+        columns=(
+            Column(header="method", align="left"),
+            Column(header="peak allocated", align="right"),
+            Column(header="set by", align="left"),
+        ),
         rows=tuple(
             (
                 Cell(text=label),

@@ -253,7 +253,7 @@ class ThinT5Stack(ThinStack):
 
     def _forget(self) -> None:
         self.encoder_states_BSd: torch.Tensor | None = None
-        self._position_bias: torch.Tensor | None = None
+        self.position_bias: torch.Tensor | None = None  # of the first kept block, for all
         self._cross_position_bias: torch.Tensor | None = None
 
     @property
@@ -293,11 +293,11 @@ class ThinT5Stack(ThinStack):
         mask, encoder_mask = self.masks(state_BTd, args, kwargs)
         block: Any = self.block[str(index)]
         cache = reserved(kwargs.get("past_key_values"), block.layer[0].SelfAttention.layer_idx)
-        state_BTd, self._position_bias, self._cross_position_bias = self.run(
+        state_BTd, self.position_bias, self._cross_position_bias = self.run(
             block,
             state_BTd,
             mask,
-            self._position_bias,
+            self.position_bias,
             self.encoder_states_BSd,
             encoder_mask,
             self._cross_position_bias,

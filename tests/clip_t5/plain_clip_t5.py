@@ -1,3 +1,4 @@
+# ruff: noqa: PLR0917 - formulas of many variables
 """CLIP-T5 and a ladder beside it, written out with nothing but tensors, on plain_lst's layers.
 
 Source: Sung et al. 2022, section 4.2, and the authors' code. No dropout. Legend: B batch, T text
@@ -6,7 +7,7 @@ tokens, X visual tokens, S = T + X, D width.
 
 import torch
 
-from ..lst.plain_lst import Shape, block, norm, relative_bias
+from ..lst.plain_lst import Shape, block, norm, relative_bias  # noqa: TID252 - not installed
 
 SHAPE = Shape(heads=4, kept=(0, 1, 2, 3), temperature=0.1)
 NAME = "encoder.visual_embedding"
@@ -21,7 +22,9 @@ def visual_tokens(w, features_BGF, grid, pooled):
             for cell, feature in enumerate(pooled_cells(image, grid, pooled)):
                 x = w[f"{NAME}.features.weight"] @ feature + w[f"{NAME}.features.bias"]
                 x = norm(x, w[f"{NAME}.features_norm.weight"])
-                x = x + norm(w[f"{NAME}.boxes.bias"], w[f"{NAME}.boxes_norm.weight"])  # box of zeros
+                x = x + norm(
+                    w[f"{NAME}.boxes.bias"], w[f"{NAME}.boxes_norm.weight"]
+                )  # box of zeros
                 x = x + w[f"{NAME}.image_order.weight"][number] + w["shared.weight"][-1 - cell]
                 tokens.append(x)
         rows.append(torch.stack(tokens))
@@ -34,7 +37,9 @@ def pooled_cells(image_GF, grid, pooled):
     for row in range(pooled):
         for column in range(pooled):
             touched = [
-                image_GF[r * grid + c] for r in span(row, grid, pooled) for c in span(column, grid, pooled)
+                image_GF[r * grid + c]
+                for r in span(row, grid, pooled)
+                for c in span(column, grid, pooled)
             ]
             found.append(torch.stack(touched).max(dim=0).values)
     return found

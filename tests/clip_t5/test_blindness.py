@@ -60,7 +60,7 @@ def test_the_visual_embedding_learns_through_the_ladder_alone(spec, built):
     model(**batch).loss.backward()
     embedding = model.encoder.visual_embedding
     assert embedding.features.weight.grad.abs().sum() > 0
-    frozen = [p for p in model.encoder.block.parameters()] + [model.shared.weight]
+    frozen = [*model.encoder.block.parameters(), model.shared.weight]
     assert all(p.grad is None and not p.requires_grad for p in frozen)
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from petl_bench.backbones.clip_t5.images import FrozenImageEncoder
-from petl_bench.backbones.clip_t5.modeling import ClipT5, ClipT5Config
 from torch import nn
 
 from petl_bench import method, registry
 from petl_bench.backbones import ports_of
+from petl_bench.backbones.clip_t5.images import FrozenImageEncoder
+from petl_bench.backbones.clip_t5.modeling import ClipT5, ClipT5Config
 
 
 class TinyCnn(nn.Module):

@@ -65,13 +65,13 @@ def _build(backbone: Backbone) -> nn.Module:
     config = ClipT5Config(**backbone.config, decoder_start_token_id=0, use_cache=False)
     name, attention = backbone.config["image_encoder"], backbone.attention.value
     dtype = t5.TORCH_DTYPES[backbone.dtype]
-    model: nn.Module = ClipT5._from_config(  # noqa: SLF001 - what AutoModel calls
+    model: Any = ClipT5._from_config(  # noqa: SLF001 - what AutoModel calls
         config, dtype=dtype, attn_implementation=attention
     )
     if name is not None:
         model.encoder.image_encoder = clip_vit(str(name), attention).to(dtype)
     t5.keep_in_fp32(model, backbone.dtype)
-    return model
+    return model  # type: ignore[no-any-return]
 
 
 def _ports(model: nn.Module) -> Ports:
@@ -99,9 +99,13 @@ def _show(encoder: nn.Module, sight: Sight) -> None:
 
 def _batch(backbone: Backbone, workload: Workload, device: torch.device) -> dict[str, torch.Tensor]:
     config: Mapping[str, Any] = backbone.config
-    B, images = workload.batch_size, workload.images
+    B, images, cells = workload.batch_size, workload.images, config["feature_grid"] ** 2
+    shape: tuple[int, ...]
     if config["image_encoder"] is None:
-        name, shape = "image_features", (images * config["feature_grid"] ** 2, config["feature_size"])
+        name, shape = (
+            "image_features",
+            (images * config["feature_grid"] ** 2, config["feature_size"]),
+        )
     else:
         name, shape = "pixel_values", (images, 3, IMAGE_SIZE, IMAGE_SIZE)
     # Drawn where they are needed: a batch of them takes hundreds of megabytes.

@@ -147,7 +147,7 @@ class ClipT5(T5ForConditionalGeneration):  # type: ignore[misc]
         self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.post_init()
 
-    def forward(
+    def forward(  # noqa: PLR0917 - in T5's order
         self,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,

@@ -1,21 +1,28 @@
 """Relative positions of text to text alone: to and from any other token the bias is 0.
 
-For T5Blocks, of a backbone or of a thin stack. The first block of a stack makes the bias for all.
+Legend: T text tokens, X visual tokens after them, S = T + X, H heads.
 """
 
 from typing import Any
 
+import torch
 from torch.nn import functional as F
 
 
+def text_bias(attention: Any, length: int, visual_tokens: int) -> torch.Tensor:
+    """The bias of a T5Attention that owns a table, [1, H, S, S], for `length` = S tokens."""
+    T = length - visual_tokens
+    text_1HTT = attention.compute_bias(T, T, device=attention.q.weight.device)
+    return F.pad(text_1HTT, (0, visual_tokens, 0, visual_tokens))
+
+
 def position_text_alone(block: Any) -> None:
-    """Let a stack's first block bias the text alone; `count_visual_tokens` says how much is not.
+    """Let a stack's first block make such a bias, with as many as `count_visual_tokens` says.
 
     The functions hold no module, so a copy of the block is a block of its own.
     """
-    attention = block.layer[0]
-    attention.visual_tokens = 0
-    attention.register_forward_pre_hook(_with_bias, with_kwargs=True)
+    count_visual_tokens(block, 0)
+    block.layer[0].register_forward_pre_hook(_with_bias, with_kwargs=True)
 
 
 def count_visual_tokens(block: Any, tokens: int) -> None:
@@ -26,10 +33,7 @@ def count_visual_tokens(block: Any, tokens: int) -> None:
 def _with_bias(
     module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    X = module.visual_tokens
-    if not X:
+    if not module.visual_tokens:
         return None
-    (hidden_BSD,) = args
-    T = hidden_BSD.shape[1] - X
-    text_1HTT = module.SelfAttention.compute_bias(T, T, device=hidden_BSD.device)
-    return args, {**kwargs, "position_bias": F.pad(text_1HTT, (0, X, 0, X))}
+    bias = text_bias(module.SelfAttention, args[0].shape[1], module.visual_tokens)
+    return args, {**kwargs, "position_bias": bias}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from petl_bench.backbones.clip_t5.positions import count_visual_tokens, position_text_alone
+from petl_bench.backbones.clip_t5.positions import text_bias
 from petl_bench.backbones.ports import Mask, ThinShape
 from petl_bench.backbones.t5 import ThinT5Stack
 
@@ -18,17 +18,27 @@ class ThinClipT5Stack(ThinT5Stack):
 
     def __init__(self, config: Any, shape: ThinShape) -> None:
         super().__init__(config, shape)
-        self._first = str(shape.kept[0])
-        position_text_alone(self.block[self._first])
+        self._first = shape.kept[0]
+        self._visual_tokens = 0
 
     def start(self, encoder_states_BTd: torch.Tensor | None) -> None:
         """Begin a pass of text alone, unless `takes_extra` follows."""
         super().start(encoder_states_BTd)
-        count_visual_tokens(self.block[self._first], 0)
+        self._visual_tokens = 0
 
     def takes_extra(self, tokens: int) -> None:
         """The state of this pass ends in so many visual tokens."""
-        count_visual_tokens(self.block[self._first], tokens)
+        self._visual_tokens = tokens
+
+    def layer(
+        self, index: int, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> torch.Tensor:
+        """As ThinT5Stack's; the first one's bias is the text's alone."""
+        if index == self._first and self._visual_tokens:
+            first: Any = self.block[str(index)]
+            attention = first.layer[0].SelfAttention
+            self.position_bias = text_bias(attention, state_BTd.shape[1], self._visual_tokens)
+        return super().layer(index, state_BTd, args, kwargs)
 
     def masks(
         self, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]

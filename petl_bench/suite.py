@@ -123,7 +123,7 @@ def _parse_suite(document: Mapping[str, Any]) -> Suite:
     suite = Suite(
         methods=methods,
         backbone=_axes(document, "backbone", _BACKBONE_FIELDS),
-        workload=_axes(document, "workload", ("name", *Workload.model_fields)),
+        workload=_axes(document, "workload", (*Workload.model_fields, "name")),
     )
     # Values, too, are checked here, where the file and the table can be named.
     if methods:

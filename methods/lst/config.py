@@ -72,8 +72,7 @@ class LstConfig(MethodConfig):
     )
     extra_input: Literal["side", "both"] = Field(
         "side",
-        description="who sees tokens that are no text, such as an image's: the side network alone, "
-        "or the backbone, too, whose gradient for them is cut",
+        description="who sees an image's tokens: side network, or backbone, too (gradient cut)",
     )
     backbone_dropout: bool = Field(default=True, description="leave dropout on in the backbone")
     attention: Literal["backbone", "sdpa"] = Field(

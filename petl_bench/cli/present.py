@@ -60,15 +60,14 @@ def report(
     print(page)
 
 
-def print_tables(records: "Sequence[Record]", *, phases: bool, across: bool = False) -> None:
+def print_tables(records: "Sequence[Record]", *, phases: bool) -> None:
     """Print the records' tables to the terminal; wide ones are cut by the terminal, not by us."""
     from rich.console import Console
 
-    from petl_bench.tables import across_workloads, summary, to_rich
+    from petl_bench.tables import summary, to_rich
 
     console = Console(width=None if sys.stdout.isatty() else 200)
-    others = across_workloads(records) if across else ()
-    for table in (*summary(records, phases=phases), *others):
+    for table in summary(records, phases=phases):
         console.print(to_rich(table))
 
 

@@ -96,8 +96,10 @@ def run(  # noqa: PLR0917 - one parameter an option
     else:
         from petl_bench.cli.present import print_tables
 
-        print_tables(records, phases=phases, across=grid.takes_the_largest)
-    _write_outputs(records, folder, across=grid.takes_the_largest)
+        print_tables(records, phases=phases)
+    _write_outputs(records, folder)
+    if grid.takes_the_largest:
+        _tell_the_largest(records, folder, printed=not as_json)
     if any(record.status == "error" for record in records):
         raise typer.Exit(1)
 
@@ -145,17 +147,16 @@ def _run_name(
     return f"{plan[0].case.backbone.name}-{place}-{digest[:8]}"
 
 
-def _write_outputs(records: "list[Record]", folder: Path, *, across: bool) -> None:
+def _write_outputs(records: "list[Record]", folder: Path) -> None:
     import shlex
 
     from petl_bench.errors import UsageError
     from petl_bench.plots import save_figures
     from petl_bench.report import write_report
-    from petl_bench.tables import across_workloads, summary, to_csv, to_frame, to_markdown
+    from petl_bench.tables import summary, to_csv, to_frame, to_markdown
 
     command = shlex.join(["petl-bench", *sys.argv[1:]])
-    tables = [*summary(records), *(across_workloads(records) if across else ())]
-    markdown = "\n\n".join(map(to_markdown, tables)) + "\n"
+    markdown = "\n\n".join(map(to_markdown, summary(records))) + "\n"
     try:
         (folder / "table.md").write_text(markdown, encoding="utf-8")
         (folder / "table.csv").write_text(to_csv(to_frame(records)), encoding="utf-8")
@@ -164,3 +165,16 @@ def _write_outputs(records: "list[Record]", folder: Path, *, across: bool) -> No
     except OSError as error:
         raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
     print(f"report: {folder / 'report.html'}", file=sys.stderr)
+
+
+def _tell_the_largest(records: "list[Record]", folder: Path, *, printed: bool) -> None:
+    """What one run over all the workloads needs: on the terminal, and after the other tables."""
+    from rich.console import Console
+
+    from petl_bench.tables import across_workloads, to_markdown, to_rich
+
+    for table in across_workloads(records):
+        with (folder / "table.md").open("a", encoding="utf-8") as file:
+            file.write("\n" + to_markdown(table) + "\n")
+        if printed:
+            Console(width=None if sys.stdout.isatty() else 200).print(to_rich(table))

@@ -102,10 +102,7 @@ def _batch(backbone: Backbone, workload: Workload, device: torch.device) -> dict
     B, images, cells = workload.batch_size, workload.images, config["feature_grid"] ** 2
     shape: tuple[int, ...]
     if config["image_encoder"] is None:
-        name, shape = (
-            "image_features",
-            (images * config["feature_grid"] ** 2, config["feature_size"]),
-        )
+        name, shape = "image_features", (images * cells, config["feature_size"])
     else:
         name, shape = "pixel_values", (images, 3, IMAGE_SIZE, IMAGE_SIZE)
     # Drawn where they are needed: a batch of them takes hundreds of megabytes.

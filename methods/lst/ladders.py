@@ -47,7 +47,7 @@ class Ladders(nn.ModuleDict):
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
         model.register_forward_hook(self._end, always_call=True)
         last, extra = ports.stacks[-1], ports.extra_input
-        self._show = None if extra is None else extra.show
+        self._extra = extra
         if extra is not None:
             # Keeps what it made on itself: a bound hook would tie it to the ladders that hold it.
             extra.embedding.register_forward_hook(_keep)
@@ -178,6 +178,7 @@ class Ladders(nn.ModuleDict):
 
     def _forget(self) -> None:
         self._encoder_BSd = self._final_BTd = None
+        self._made()
         if self.current is not None:
             self.current.forget()
 
@@ -190,18 +191,22 @@ class Ladders(nn.ModuleDict):
     def _blindfold(self, module: nn.Module, args: Any) -> None:
         """Before a stack with an extra input: let its layers see what the ladder lets them."""
         del args
-        assert self._show is not None
+        assert self._extra is not None
+        self._made()  # of a pass that no ladder listened to
         ladder = self.current
         alone = ladder is not None and ladder.config.extra_input == "side"
-        self._show(module, "whole" if ladder is None else "none" if alone else "detached")
+        self._extra.show(module, "whole" if ladder is None else "none" if alone else "detached")
+
+    def _made(self) -> torch.Tensor | None:
+        """What the extra input's embedding has made since it was last asked for, [B, X, D]."""
+        return None if self._extra is None else vars(self._extra.embedding).pop(_MADE, None)
 
     def _enter(self, name: str, module: nn.Module, args: Any, embedding_BTD: torch.Tensor) -> None:
         del module, args
         if self.current is not None:
             # None while the first stack runs, its side state while the second one does.
             ladder = self.current
-            extra_BXD = None if self._show is None else vars(ladder.extra).pop(_MADE, None)
-            ladder.stack(name).enter(embedding_BTD, self._encoder_BSd, extra_BXD)
+            ladder.stack(name).enter(embedding_BTD, self._encoder_BSd, self._made())
 
     def _climb(  # noqa: PLR0917 - a hook's arguments, after the two it is bound to
         self,

@@ -1,7 +1,11 @@
 """What a ladder's backbone sees of an image: nothing, unless it is asked to."""
 
+from pathlib import Path
+
 import pytest
 import torch
+
+from petl_bench import registry
 
 SIDE = "lst[reduction=2,keep=all]"
 BOTH = "lst[reduction=2,keep=all,extra_input=both]"
@@ -116,3 +120,48 @@ def test_generation_with_a_cache_sees_what_training_sees(spec, built, stirred):
     said = model.generate(**given, max_new_tokens=6, do_sample=False, eos_token_id=None)
     labels = said[:, 1:].contiguous()
     torch.testing.assert_close(model(**given, labels=labels).logits.argmax(dim=-1), labels)
+
+
+def test_a_pass_that_no_ladder_listened_to_leaves_nothing_behind(built):
+    model, batch = built(SIDE)
+    text = {key: value for key, value in batch.items() if key != "image_features"}
+    before = model.eval()(**text).logits
+    with model.ladders.disabled():
+        model(**batch)
+    assert not [v for v in vars(model.encoder.visual_embedding).values() if torch.is_tensor(v)]
+    torch.testing.assert_close(model(**text).logits, before)
+
+
+def test_a_ladder_is_cut_from_the_backbone_by_what_text_says_of_it(built):
+    from petl_bench.methods.lst import cut_from_backbone, fisher_information
+
+    model, batch = built(SIDE)
+    text = {key: value for key, value in batch.items() if key != "image_features"}
+    embedding = model.encoder.visual_embedding.features.weight.clone()
+    cut_from_backbone(model, fisher_information(model, [text]))
+    thin = model.ladders["default"].stacks["encoder"].design.thin.position_table.weight
+    whole = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    assert torch.equal(thin, whole)
+    assert torch.equal(model.encoder.visual_embedding.features.weight, embedding)
+    assert model.encoder.visual_embedding.features.weight.requires_grad
+
+
+@pytest.mark.parametrize("name", registry.names())
+def test_every_method_trains_the_visual_embedding_and_leaves_a_frozen_backbone(name, built):
+    model, batch = built(name)
+    model.train()
+    loss = model(**batch)["loss"]
+    assert torch.isfinite(loss)
+    loss.backward()
+    (embedding,) = {m for m in model.modules() if type(m).__name__ == "VisualEmbedding"}
+    for key, parameter in embedding.named_parameters():
+        assert parameter.requires_grad, key
+    assert embedding.features.weight.grad.abs().sum() > 0
+
+
+def test_the_ladder_names_no_family():
+    from petl_bench.methods import lst
+
+    sources = sorted(Path(lst.__file__).parent.glob("*.py"))
+    assert len(sources) > 5
+    assert [path.name for path in sources if "clip" in path.read_text("utf-8").lower()] == []

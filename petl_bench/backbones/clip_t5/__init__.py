@@ -20,6 +20,7 @@ from petl_bench.backbones.clip_t5.thin import ThinClipT5Stack
 from petl_bench.backbones.family import ConfigScalar, Family
 from petl_bench.backbones.ports import Dims, ExtraInput, Ports, Sight
 from petl_bench.case import Backbone, Workload
+from petl_bench.errors import UsageError
 
 _DEFAULTS: dict[str, ConfigScalar] = {
     "feature_size": 2048,
@@ -100,6 +101,8 @@ def _show(encoder: nn.Module, sight: Sight) -> None:
 def _batch(backbone: Backbone, workload: Workload, device: torch.device) -> dict[str, torch.Tensor]:
     config: Mapping[str, Any] = backbone.config
     B, images, cells = workload.batch_size, workload.images, config["feature_grid"] ** 2
+    if images > config["images"]:
+        raise UsageError(f"images: the backbone takes up to {config['images']} (got {images})")
     shape: tuple[int, ...]
     if config["image_encoder"] is None:
         name, shape = "image_features", (images * cells, config["feature_size"])

@@ -50,6 +50,16 @@ class Optimizer(StrEnum):
     SGD = "sgd"
 
 
+class ZeroGrad(StrEnum):
+    """What becomes of gradients after an optimizer step."""
+
+    DEFAULT = (
+        "default"  # the era's: torch lets them go since 2.0, and filled them with zeros before
+    )
+    FREE = "free"  # let go, as by `parameter.grad = None`
+    KEEP = "keep"  # filled with zeros
+
+
 class Backbone(Frozen):
     """An architecture with its dimensions, weight dtype and attention implementation.
 
@@ -76,8 +86,13 @@ class Workload(Frozen):
     batch_size: PositiveInt = 100
     source_length_tokens: PositiveInt = 128
     target_length_tokens: PositiveInt | None = 3  # None where an example is its source alone
+    images: PositiveInt = Field(1, description="an example, for backbones that see any")
+    ddp_buckets: bool = Field(
+        default=False, description="hold what DistributedDataParallel gathers gradients in"
+    )
     optimizer: Optimizer = Optimizer.ADAMW
     clip_grad_norm: Annotated[float, Field(gt=0, strict=True)] | None = 1.0
+    zero_grad: ZeroGrad = Field(ZeroGrad.DEFAULT, description="gradients after a step")
     seed: Annotated[int, Field(strict=True)] = 0
     warmup_steps: PositiveInt = Field(1, description="step 0 makes optimizer state and workspaces")
     measured_steps: PositiveInt = Field(3, description="steps whose memory is recorded")

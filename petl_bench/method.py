@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
@@ -48,6 +48,22 @@ class Method(Generic[C]):
     attach: Callable[[nn.Module, Ports, C], nn.Module]
     trainable_parameters: Callable[[Dims, C], int]  # the paper's closed form
     unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
+
+
+def attach(method: Method[Any], model: nn.Module, ports: Ports, config: MethodConfig) -> nn.Module:
+    """`method` attached, and beside it what trains or is frozen whatever the method is."""
+    trainee = method.attach(model, ports, config)
+    extra = ports.extra_input
+    if extra is not None:
+        extra.embedding.requires_grad_(requires_grad=True)
+        if extra.frozen is not None:
+            extra.frozen.requires_grad_(requires_grad=False)
+    return trainee
+
+
+def trainable_parameters(method: Method[Any], dims: Dims, config: MethodConfig) -> int:
+    """What trains after `attach`: the method's closed form and an extra input's embedding."""
+    return method.trainable_parameters(dims, config) + dims.extra_input_parameters
 
 
 def freeze(model: nn.Module, keep: nn.Module | None = None) -> None:

@@ -11,7 +11,18 @@ from pathlib import Path
 
 from torch import nn
 
-from petl_bench.backbones import auto, bart, bart_encoder, bert, llama, mistral, qwen, roberta, t5
+from petl_bench.backbones import (
+    auto,
+    bart,
+    bart_encoder,
+    bert,
+    clip_t5,
+    llama,
+    mistral,
+    qwen,
+    roberta,
+    t5,
+)
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Ports
 from petl_bench.case import Attention, Backbone, DType, Workload
@@ -21,6 +32,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         t5.FAMILY,
+        clip_t5.FAMILY,
         bert.FAMILY,
         roberta.FAMILY,
         bart_encoder.FAMILY,
@@ -69,12 +81,11 @@ def ports_of(model: nn.Module) -> Ports:
     Raises:
         ValueError: no family of ours knows the model's class.
     """
-    classes = {kind.__name__ for kind in type(model).__mro__}
-    for family in FAMILIES.values():
-        if classes.intersection(family.architectures):
-            return family.ports(model)
-    known = ", ".join(name for family in FAMILIES.values() for name in family.architectures)
-    raise ValueError(f"no ports for {type(model).__name__}; known models are: {known}")
+    known = {name: family for family in FAMILIES.values() for name in family.architectures}
+    for kind in type(model).__mro__:  # the class itself first: a family may build on another's
+        if kind.__name__ in known:
+            return known[kind.__name__].ports(model)
+    raise ValueError(f"no ports for {type(model).__name__}; known models are: {', '.join(known)}")
 
 
 def fitted(backbone: Backbone, workload: Workload) -> Workload:

@@ -7,7 +7,7 @@ V vocabulary, H heads, K head size, F feed-forward size.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -74,6 +74,9 @@ class Dims:
     split_heads: bool = False  # a head is D / H wide by definition, also in a thin layer
     loose: Loose | None = None  # of a backbone without stacks
     rotary: bool = False  # positions turn pairs of a head's units, so K is even
+    # Of ExtraInput's embedding: new with the task, trained by every method beside its own.
+    extra_input_parameters: int = 0
+    extra_input_norms: int = 0  # of width D, among them
 
     @property
     def inner_size(self) -> int:
@@ -238,6 +241,10 @@ class ThinStack(nn.Module):
         """Begin a forward pass; a decoder's layers attend to `encoder_states_BTd`."""
         raise NotImplementedError
 
+    def takes_extra(self, tokens: int) -> None:
+        """In this pass the state ends in so many tokens of an ExtraInput; called after `start`."""
+        raise NotImplementedError
+
     def layer(
         self, index: int, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> torch.Tensor:
@@ -271,6 +278,25 @@ class ThinStack(nn.Module):
         return run(block, self.recomputed, *args, **kwargs)
 
 
+Sight = Literal["whole", "detached", "none"]
+"""How a backbone's layers see an extra input: so that it learns through them, without, not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraInput:
+    """Tokens of another kind, such as an image's, that a stack sees after its text."""
+
+    stack: str
+    # Called once a forward pass, before the stack's own; returns [B, X, D] (X extra tokens).
+    # New with the task, so it trains with every method.
+    embedding: nn.Module
+    norms: tuple[nn.Module, ...]  # of the embedding
+    # Given the stack's module: what its layers see from the next pass on. With "none" the
+    # embedding is called all the same, for a side network that sees what the backbone does not.
+    show: Callable[[nn.Module, Sight], None]
+    frozen: nn.Module | None = None  # what makes features of raw input; no method trains it
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ports:
     """Everything of a built backbone that methods may touch."""
@@ -284,6 +310,7 @@ class Ports:
     task_head: nn.Module | None = None  # new with the task, trained by every method
     loose: Mapping[str, list[nn.Module]] = field(default_factory=dict)  # without sublayers: by role
     peft_task: str  # peft's TaskType of this kind of model
+    extra_input: ExtraInput | None = None
 
     @property
     def like(self) -> torch.Tensor:

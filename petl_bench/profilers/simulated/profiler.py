@@ -119,6 +119,7 @@ def run_ledger(
         start = ledger.begin(Phase.LOAD)
         ledger.adopt(model.parameters(), Category.PARAMETER)
         ledger.adopt(model.buffers(), Category.BUFFER)
+        ledger.adopt(trainee.buckets, Category.GRADIENT)
         ledger.end(0, Phase.LOAD, start)
         batch = make_batch(case, META)
         ledger.adopt(batch.values(), Category.INPUT)

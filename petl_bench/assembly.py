@@ -10,14 +10,14 @@ from torch import nn
 from petl_bench import registry
 from petl_bench.backbones import FAMILIES
 from petl_bench.backbones.ports import Ports
-from petl_bench.case import Case
+from petl_bench.case import Case, Mode
 from petl_bench.method_spec import validated_config
 from petl_bench.training import trainable
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """A backbone with a method attached, in training mode."""
+    """A backbone with a method attached, in training mode where it is to train."""
 
     model: nn.Module
     ports: Ports  # of the backbone
@@ -54,12 +54,12 @@ def assemble(case: Case, device: torch.device) -> Trainee:
         names = WeakKeyDictionary({module: name for name, module in backbone.named_modules()})
         ports = family.ports(backbone)
         model = method.attach(backbone, ports, config)
-    model.train()
+    model.train(case.workload.mode is Mode.TRAINING)
     return Trainee(model, ports, backbone_parameters, names)
 
 
 def make_batch(case: Case, device: torch.device) -> dict[str, torch.Tensor]:
-    """A training batch of the workload's shape on `device`."""
+    """A batch of the workload's shape on `device`."""
     return FAMILIES[case.backbone.family].batch(case.backbone, case.workload, device)
 
 

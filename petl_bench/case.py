@@ -8,7 +8,7 @@ import json
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]  # true is not 1
 
@@ -42,6 +42,14 @@ class Optimizer(StrEnum):
     SGD = "sgd"
 
 
+class Mode(StrEnum):
+    """What a step does with the model."""
+
+    TRAINING = "training"
+    INFERENCE = "inference"  # a forward pass as in evaluation, loss included, without gradients
+    GENERATE = "generate"  # the target's tokens one by one, with a cache of keys and values
+
+
 class Backbone(Frozen):
     """An architecture with its dimensions, weight dtype and attention implementation.
 
@@ -63,17 +71,44 @@ class MethodChoice(Frozen):
 
 
 class Workload(Frozen):
-    """One training step's load, and how often it is taken."""
+    """One step's load, and how often it is taken.
+
+    Where nothing trains, no field of training may be given: optimizer and clipping are None.
+    """
 
     batch_size: PositiveInt = 100
     source_length_tokens: PositiveInt = 128
-    target_length_tokens: PositiveInt = 3
-    optimizer: Optimizer = Optimizer.ADAMW
+    target_length_tokens: PositiveInt = Field(3, description="mode generate makes as many")
+    mode: Mode = Mode.TRAINING
+    beams: PositiveInt = Field(1, description="mode generate; 1 is greedy")
+    optimizer: Optimizer | None = Optimizer.ADAMW
     clip_grad_norm: Annotated[float, Field(gt=0, strict=True)] | None = 1.0
     seed: Annotated[int, Field(strict=True)] = 0
     warmup_steps: PositiveInt = Field(1, description="step 0 makes optimizer state and workspaces")
     measured_steps: PositiveInt = Field(3, description="steps whose memory is recorded")
     timed_steps: PositiveInt = Field(10, description="steps timed in a pass without a profiler")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_mode(cls, given: Any) -> Any:
+        """One question has one id: a field without meaning in the mode keeps its neutral value."""
+        if not isinstance(given, dict):
+            return given
+        mode = given.get("mode", Mode.TRAINING)
+        if mode != Mode.GENERATE and given.get("beams", 1) != 1:
+            raise ValueError("beams: only mode generate has any")
+        if mode == Mode.TRAINING:
+            if given.get("optimizer", Optimizer.ADAMW) is None:
+                raise ValueError("optimizer: mode training needs one")
+            return given
+        for field, neutral in _OF_TRAINING.items():
+            if given.get(field, neutral) != neutral:
+                raise ValueError(f"{field}: mode {mode} trains nothing; leave it out")
+        return {**given, **_OF_TRAINING}
+
+
+_OF_TRAINING: dict[str, Any] = {"optimizer": None, "clip_grad_norm": None}
+"""Fields of training alone, and what they are where nothing trains."""
 
 
 class Case(Frozen):

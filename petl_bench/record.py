@@ -25,6 +25,8 @@ class Phase(StrEnum):
     FORWARD = "forward"
     BACKWARD = "backward"
     OPTIMIZER_STEP = "optimizer_step"
+    PREFILL = "prefill"  # of generation: the prompt, until the first token's logits
+    DECODE = "decode"  # every token from there on
 
 
 class Category(StrEnum):

@@ -160,4 +160,6 @@ def _workload(cell: Mapping[str, Any]) -> Workload:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if not name:  # of several fields together; the message names them
+            raise UsageError(first["msg"].removeprefix("Value error, ")) from None
         raise UsageError(f"{name}: {first['msg']} (got {first['input']!r})") from None

@@ -44,6 +44,8 @@ def explain(  # noqa: PLR0917 - one parameter an option
     dtype: options.WeightDType = None,
     optimizer: options.OptimizerName = None,
     attention: options.AttentionName = None,
+    mode: options.ModeName = None,
+    beams: options.Beams = None,
     gpu: options.Gpu = None,
     emulate: options.Emulate = None,
     by: Annotated[View, typer.Option(help="What the largest rows tell apart.")] = View.TENSOR,
@@ -65,6 +67,8 @@ def explain(  # noqa: PLR0917 - one parameter an option
         source_length=source_length,
         target_length=target_length,
         optimizer=optimizer,
+        mode=mode,
+        beams=beams,
     )
     cells = [_planned(spec, axes) for spec in (method, against) if spec is not None]
 

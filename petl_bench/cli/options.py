@@ -21,6 +21,8 @@ BatchSize = Annotated[int | None, option("Examples a step.", "100")]
 SourceLength = Annotated[int | None, option("Source tokens an example.", "128")]
 TargetLength = Annotated[int | None, option("Target tokens an example.", "3")]
 WeightDType = Annotated[str | None, option("Weights: fp32, bf16 or fp16.", "fp32")]
+ModeName = Annotated[str | None, option("training, inference or generate.", "training")]
+Beams = Annotated[int | None, option("Beams of mode generate; 1 is greedy.", "1")]
 OptimizerName = Annotated[str | None, option("adamw, adamw_fused or sgd.", "adamw")]
 AttentionName = Annotated[str | None, option("eager or sdpa.", "eager")]
 Gpu = Annotated[str | None, option(f"The card to simulate: {', '.join(CARDS)}.", DEFAULT_CARD)]
@@ -39,6 +41,8 @@ def case_axes(
     source_length: int | None,
     target_length: int | None,
     optimizer: str | None,
+    mode: str | None,
+    beams: int | None,
 ) -> dict[str, dict[str, list[Any]]]:
     """A suite's axes of backbone and workload, of the options that were given."""
     return {
@@ -48,6 +52,8 @@ def case_axes(
             source_length_tokens=source_length,
             target_length_tokens=target_length,
             optimizer=optimizer,
+            mode=mode,
+            beams=beams,
         ),
     }
 

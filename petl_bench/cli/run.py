@@ -39,6 +39,8 @@ def run(  # noqa: PLR0917 - one parameter an option
     dtype: options.WeightDType = None,
     optimizer: options.OptimizerName = None,
     attention: options.AttentionName = None,
+    mode: options.ModeName = None,
+    beams: options.Beams = None,
     profiler: Annotated[
         str,
         typer.Option(help="cuda measures, simulated predicts; auto measures where there is CUDA."),
@@ -82,6 +84,8 @@ def run(  # noqa: PLR0917 - one parameter an option
             source_length=source_length,
             target_length=target_length,
             optimizer=optimizer,
+            mode=mode,
+            beams=beams,
         ),
     )
     plan = grid.plan()

@@ -10,12 +10,12 @@ import torch
 
 from petl_bench import backbones, method_spec, registry
 from petl_bench.backbones import FAMILIES
-from petl_bench.case import Backbone, Workload
+from petl_bench.case import Backbone, Mode, Workload
 from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
 from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.record import Category, Phase
-from petl_bench.training import make_optimizer, training_step
+from petl_bench.steps import Step
 
 TINY = {
     "vocab_size": 96,
@@ -88,19 +88,19 @@ class LedgerProfiler:
 def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **options) -> Ledger:
     """The ledger of `steps` steps, host scalars included so that devices can be compared."""
     ledger = Ledger(frozenset({"meta", "cpu"}), **options)
-    built.model.train()
+    built.model.train(workload.mode is Mode.TRAINING)
     profiler = LedgerProfiler(ledger)
     gc.collect()
     gc.disable()
     try:
         with foreach_by_default(device):
-            optimizer = make_optimizer(built.model, workload.optimizer)
+            step = Step(built.model, workload)
             batch = built.batch(workload, device)
             ledger.adopt(built.model.parameters(), Category.PARAMETER)
             ledger.adopt(batch.values(), Category.INPUT)
             with CudaKernels(), modes_in_recomputation(), ledger:
                 for profiler.step in range(steps):
-                    training_step(built.model, batch, optimizer, workload, profiler)
+                    step.run(batch, profiler)
     finally:
         gc.enable()
     return ledger

@@ -1,4 +1,4 @@
-"""Peak CUDA memory of a training step, without CUDA and without a weight in RAM."""
+"""Peak CUDA memory of a step, without CUDA and without a weight in RAM."""
 
 import gc
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,8 @@ from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
 from petl_bench.profilers.simulated.windows import split
 from petl_bench.record import Category, Fit, Measurement, Phase, PhaseMemory, TimelinePoint
-from petl_bench.training import make_optimizer, trainable, training_step
+from petl_bench.steps import Step
+from petl_bench.training import trainable
 
 META = torch.device("meta")
 
@@ -31,7 +32,9 @@ class Witness(Protocol):
     def opens(self, ledger: Ledger) -> None:
         """`ledger` is new and empty."""
 
-    def begins(self, batch: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+    def begins(
+        self, batch: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None
+    ) -> None:
         """Everything that the steps start with is in the ledger."""
 
     def ends(self, phase: Phase) -> None:
@@ -45,7 +48,7 @@ class SimulatedProfiler:
         self,
         ledger: Ledger,
         trainee: Trainee,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None,
         era: Era,
         witness: Witness | None,
     ) -> None:
@@ -64,13 +67,13 @@ class SimulatedProfiler:
         with self._era.forward_pass(self._trainee) if forward else nullcontext():
             yield
         self._ledger.end(self.step, phase, start)
-        if phase is Phase.FORWARD:
+        if phase is Phase.FORWARD and self._optimizer is not None:
             # The step keeps nothing but the loss, so what is left is what backward will need.
             self._ledger.relabel_live(Category.TEMPORARY, Category.ACTIVATION)
         elif phase is Phase.BACKWARD:
             grads = (p.grad for p in trainable(self._trainee.model) if p.grad is not None)
             self._ledger.label(grads, Category.GRADIENT)
-        elif phase is Phase.OPTIMIZER_STEP:
+        elif phase is Phase.OPTIMIZER_STEP and self._optimizer is not None:
             states = self._optimizer.state.values()
             tensors = (v for state in states for v in state.values() if torch.is_tensor(v))
             self._ledger.label(tensors, Category.OPTIMIZER_STATE)
@@ -121,16 +124,17 @@ def run_ledger(
         ledger.end(0, Phase.LOAD, start)
         batch = make_batch(case, META)
         ledger.adopt(batch.values(), Category.INPUT)
-        optimizer = make_optimizer(model, workload.optimizer)
-        era.prepare(optimizer)
-        profiler = SimulatedProfiler(ledger, trainee, optimizer, era, witness)
+        step = Step(model, workload)
+        if step.optimizer is not None:
+            era.prepare(step.optimizer)
+        profiler = SimulatedProfiler(ledger, trainee, step.optimizer, era, witness)
         if witness is not None:
-            witness.begins(batch, optimizer)
+            witness.begins(batch, step.optimizer)
         with era.kernels(card.compute_capability), modes_in_recomputation(), ledger:
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
-                training_step(model, batch, optimizer, workload, profiler)
+                step.run(batch, profiler)
     return ledger, roofline
 
 

@@ -54,13 +54,18 @@ def assemble(case: Case, device: torch.device) -> Trainee:
         names = WeakKeyDictionary({module: name for name, module in backbone.named_modules()})
         ports = family.ports(backbone)
         model = method.attach(backbone, ports, config)
+    if case.workload.checkpointing:
+        method.checkpoint(model)
     model.train(case.workload.mode is Mode.TRAINING)
     return Trainee(model, ports, backbone_parameters, names)
 
 
 def make_batch(case: Case, device: torch.device) -> dict[str, torch.Tensor]:
-    """A batch of the workload's shape on `device`."""
-    return FAMILIES[case.backbone.family].batch(case.backbone, case.workload, device)
+    """A batch of the workload's shape on `device`: one part, where gradients are accumulated."""
+    part = case.workload.model_copy(
+        update={"batch_size": case.workload.part_size, "accumulation_steps": 1}
+    )
+    return FAMILIES[case.backbone.family].batch(case.backbone, part, device)
 
 
 def _count(model: nn.Module) -> int:

@@ -6,7 +6,7 @@ Everything here is a frozen value that serialises to JSON; nothing here imports 
 import hashlib
 import json
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,11 +35,21 @@ class Attention(StrEnum):
 
 
 class Optimizer(StrEnum):
-    """Optimizer of the trainable parameters, each as torch.optim builds it by default on CUDA."""
+    """Optimizer of the trainable parameters, each as its library builds it by default on CUDA."""
 
-    ADAMW = "adamw"
+    ADAMW = "adamw"  # torch.optim's, foreach
     ADAMW_FUSED = "adamw_fused"
+    ADAMW_LOOP = "adamw_loop"  # one parameter after the other
+    ADAMW_8BIT = "adamw_8bit"  # bitsandbytes'
+    ADAFACTOR = "adafactor"  # torch.optim's
     SGD = "sgd"
+
+
+class Autocast(StrEnum):
+    """Type that a forward pass casts to, operator by operator; weights stay as they are."""
+
+    BF16 = "bf16"
+    FP16 = "fp16"  # with a scaled loss
 
 
 class Mode(StrEnum):
@@ -76,17 +86,39 @@ class Workload(Frozen):
     Where nothing trains, no field of training may be given: optimizer and clipping are None.
     """
 
-    batch_size: PositiveInt = 100
+    batch_size: PositiveInt = Field(100, description="examples a step, in all of its parts")
     source_length_tokens: PositiveInt = 128
     target_length_tokens: PositiveInt = Field(3, description="mode generate makes as many")
     mode: Mode = Mode.TRAINING
     beams: PositiveInt = Field(1, description="mode generate; 1 is greedy")
+    autocast: Autocast | None = None
+    checkpointing: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="layers run again in backward, instead of being kept"
+    )
+    accumulation_steps: PositiveInt = Field(1, description="parts of a batch, one after another")
     optimizer: Optimizer | None = Optimizer.ADAMW
     clip_grad_norm: Annotated[float, Field(gt=0, strict=True)] | None = 1.0
+    keep_gradients: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="zero_grad fills gradients with zeros and frees none"
+    )
     seed: Annotated[int, Field(strict=True)] = 0
     warmup_steps: PositiveInt = Field(1, description="step 0 makes optimizer state and workspaces")
     measured_steps: PositiveInt = Field(3, description="steps whose memory is recorded")
     timed_steps: PositiveInt = Field(10, description="steps timed in a pass without a profiler")
+
+    @property
+    def part_size(self) -> int:
+        """Examples that are in memory at once."""
+        return self.batch_size // self.accumulation_steps
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"accumulation_steps: {self.accumulation_steps} equal parts do not make a batch"
+                f" of {self.batch_size}"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -107,7 +139,13 @@ class Workload(Frozen):
         return {**given, **_OF_TRAINING}
 
 
-_OF_TRAINING: dict[str, Any] = {"optimizer": None, "clip_grad_norm": None}
+_OF_TRAINING: dict[str, Any] = {
+    "optimizer": None,
+    "clip_grad_norm": None,
+    "checkpointing": False,
+    "accumulation_steps": 1,
+    "keep_gradients": False,
+}
 """Fields of training alone, and what they are where nothing trains."""
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
@@ -27,6 +27,17 @@ def always_supported(dims: Dims, config: MethodConfig) -> str | None:  # noqa: A
     return None
 
 
+def checkpoint_layers(model: nn.Module) -> None:
+    """Every layer of the backbone runs again in backward, as transformers do it.
+
+    Without reentrance, the form that PyTorch recommends and that frozen embeddings need.
+    """
+    enable: Any = getattr(model, "gradient_checkpointing_enable", None)
+    if enable is None:
+        raise ValueError(f"checkpointing is not for a {type(model).__name__}")
+    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method(Generic[C]):
     """One fine-tuning method. It carries no memory figure: bytes come from running it.
@@ -42,6 +53,7 @@ class Method(Generic[C]):
     attach: Callable[[nn.Module, Ports, C], nn.Module]
     trainable_parameters: Callable[[Dims, C], int]  # the paper's closed form
     unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
+    checkpoint: Callable[[nn.Module], None] = checkpoint_layers  # turns recomputation on
 
 
 def freeze(model: nn.Module, keep: nn.Module | None = None) -> None:

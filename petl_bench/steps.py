@@ -13,23 +13,24 @@ from torch import nn
 
 from petl_bench.case import Mode, Workload
 from petl_bench.record import Phase
-from petl_bench.training import PhaseProfiler, make_optimizer, training_step
+from petl_bench.training import PhaseProfiler, autocast, make_optimizer, make_scaler, training_step
 
 Batch = Mapping[str, torch.Tensor]
 
 
 class Step:
-    """What a workload repeats, with what outlives one repetition: the optimizer."""
+    """What a workload repeats, with what outlives one repetition: optimizer, loss scaler."""
 
     def __init__(self, model: nn.Module, workload: Workload) -> None:
         self.model = model
         self.workload = workload
+        self.scaler = make_scaler(model, workload)
         self.optimizer = make_optimizer(model, workload.optimizer) if workload.optimizer else None
 
     def run(self, batch: Batch, profiler: PhaseProfiler) -> None:
         """One step on `batch`."""
         if self.optimizer is not None:
-            training_step(self.model, batch, self.optimizer, self.workload, profiler)
+            training_step(self.model, batch, self.optimizer, self.workload, profiler, self.scaler)
         else:
             _UNTRAINED[self.workload.mode](self.model, batch, self.workload, profiler)
 
@@ -38,8 +39,8 @@ def inference_step(
     model: nn.Module, batch: Batch, workload: Workload, profiler: PhaseProfiler
 ) -> None:
     """One forward pass as in evaluation: loss and logits, no gradients."""
-    del workload
-    with profiler.phase(Phase.FORWARD), torch.no_grad():
+    device = next(iter(batch.values())).device
+    with profiler.phase(Phase.FORWARD), torch.no_grad(), autocast(workload, device):
         model(**batch)
 
 
@@ -67,7 +68,8 @@ def generation_step(
         pad_token_id=0,
         decoder_start_token_id=generator.generation_config.decoder_start_token_id,
     )
-    with _Tokens(profiler) as tokens:
+    device = next(iter(batch.values())).device
+    with _Tokens(profiler) as tokens, autocast(workload, device):
 
         def unfinished(*_: Any, **__: Any) -> bool:
             return tokens.seen < workload.target_length_tokens

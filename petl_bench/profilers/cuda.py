@@ -42,7 +42,9 @@ class CudaProfiler:
         begin = time.perf_counter()
         yield
         torch.cuda.synchronize()
-        self.steps[-1][phase] = _phase_memory(time.perf_counter() - begin)
+        memory = _phase_memory(time.perf_counter() - begin)
+        before = self.steps[-1].get(phase)
+        self.steps[-1][phase] = before.then(memory) if before else memory
 
 
 class NoProfiler:

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from petl_bench.profilers.simulated import attention_kernels
+from petl_bench.profilers.simulated import attention_kernels, autocast
 from petl_bench.profilers.simulated.attention_kernels import attention
 
 aten = torch.ops.aten
@@ -106,7 +106,9 @@ class CudaKernels(TorchFunctionMode):
         self._replaced: dict[Any, Callable[..., Any]] = {
             F.dropout: fused_dropout,
             F.softmax: _softmax,
-            F.scaled_dot_product_attention: partial(attention, compute_capability),
+            F.scaled_dot_product_attention: partial(
+                autocast.as_one, partial(attention, compute_capability)
+            ),
             **others,
         }
 

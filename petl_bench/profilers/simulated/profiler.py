@@ -13,6 +13,7 @@ from petl_bench.case import Case, Workload
 from petl_bench.environment import allocator_conf
 from petl_bench.profilers.simulated.accounting import Accountant
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.capacity import refusal
 from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
@@ -130,7 +131,8 @@ def run_ledger(
         profiler = SimulatedProfiler(ledger, trainee, step.optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, step.optimizer)
-        with era.kernels(card.compute_capability), modes_in_recomputation(), ledger:
+        kernels = era.kernels(card.compute_capability)
+        with autocast_on_meta(), kernels, modes_in_recomputation(), ledger:
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
@@ -143,11 +145,18 @@ def _account(
 ) -> tuple[PhaseMemory, tuple[dict[Phase, PhaseMemory], ...], tuple[TimelinePoint, ...]]:
     """Replay the ledger: its last step as often as steps are measured, then for its timeline."""
     accountant, load_memory, steady = _warmed_up(ledger, workload)
-    steps = tuple(
-        {window.phase: accountant.replay(window) for window in steady}
-        for _ in range(workload.measured_steps)
-    )
+    steps = tuple(_replayed(accountant, steady) for _ in range(workload.measured_steps))
     return load_memory, steps, tuple(accountant.timeline(steady))
+
+
+def _replayed(accountant: Accountant, windows: tuple[Window, ...]) -> dict[Phase, PhaseMemory]:
+    """A step's memory by phase, of all the times that a phase comes."""
+    phases: dict[Phase, PhaseMemory] = {}
+    for window in windows:
+        memory = accountant.replay(window)
+        before = phases.get(window.phase)
+        phases[window.phase] = before.then(memory) if before else memory
+    return phases
 
 
 def _fit(ledger: Ledger, workload: Workload, card: Card, reserved_bytes: int) -> Fit:

@@ -64,7 +64,7 @@ def autocast(workload: Workload, device: torch.device) -> AbstractContextManager
     return torch.autocast(device.type, dtype=AUTOCAST_DTYPES[workload.autocast])
 
 
-def training_step(
+def training_step(  # noqa: PLR0917 - what every step needs
     model: nn.Module,
     batch: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,

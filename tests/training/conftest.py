@@ -11,6 +11,7 @@ import torch
 from petl_bench import backbones, method_spec, registry
 from petl_bench.backbones import FAMILIES
 from petl_bench.case import Backbone, Mode, Workload
+from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
 from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
@@ -43,6 +44,7 @@ class Built:
     model: torch.nn.Module
     ports: Any
     config: Any
+    method: Any
 
     @property
     def dims(self):
@@ -50,6 +52,8 @@ class Built:
 
     def batch(self, workload=SMALL_WORKLOAD, device="cpu"):
         family = FAMILIES[self.backbone.family]
+        part = {"batch_size": workload.part_size, "accumulation_steps": 1}
+        workload = workload.model_copy(update=part)
         return family.batch(self.backbone, workload, torch.device(device))
 
 
@@ -63,7 +67,7 @@ def build(spec: str, backbone: Backbone, device: str = "cpu", seed: int = 0) -> 
         plain = family.build(backbone)
         ports = family.ports(plain)
         model = method.attach(plain, ports, config)
-    return Built(backbone, plain, model, ports, config)
+    return Built(backbone, plain, model, ports, config, method)
 
 
 class NoProfiler:
@@ -88,6 +92,8 @@ class LedgerProfiler:
 def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **options) -> Ledger:
     """The ledger of `steps` steps, host scalars included so that devices can be compared."""
     ledger = Ledger(frozenset({"meta", "cpu"}), **options)
+    if workload.checkpointing:
+        built.method.checkpoint(built.model)
     built.model.train(workload.mode is Mode.TRAINING)
     profiler = LedgerProfiler(ledger)
     gc.collect()
@@ -98,7 +104,7 @@ def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **
             batch = built.batch(workload, device)
             ledger.adopt(built.model.parameters(), Category.PARAMETER)
             ledger.adopt(batch.values(), Category.INPUT)
-            with CudaKernels(), modes_in_recomputation(), ledger:
+            with autocast_on_meta(), CudaKernels(), modes_in_recomputation(), ledger:
                 for profiler.step in range(steps):
                     step.run(batch, profiler)
     finally:

@@ -13,9 +13,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cache, partial
-from typing import Any
+from typing import Any, Self
 from unittest.mock import patch
-
 
 import torch
 from torch import amp
@@ -29,36 +28,36 @@ _KEY = "AutocastIPU"
 
 # --- the lists: operators by overload, "" for the default one ------------------------------------
 
-LOWER_PRECISION = """
-_convolution.deprecated _convolution conv1d conv2d conv3d conv_tbc conv_transpose1d
-conv_transpose2d.input conv_transpose3d.input convolution prelu addmm addmv addr matmul einsum mm
-mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul linalg_multi_dot _thnn_fused_lstm_cell
-_thnn_fused_gru_cell lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
-_scaled_dot_product_flash_attention scaled_dot_product_attention
-""".split()
+LOWER_PRECISION = (
+    "_convolution.deprecated _convolution conv1d conv2d conv3d conv_tbc conv_transpose1d "
+    "conv_transpose2d.input conv_transpose3d.input convolution prelu addmm addmv addr matmul "
+    "einsum mm mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul linalg_multi_dot "
+    "_thnn_fused_lstm_cell _thnn_fused_gru_cell lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell "
+    "_scaled_dot_product_flash_attention scaled_dot_product_attention "
+).split()  # noqa: SIM905 - as the source has them
 
-FP32 = """
-acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow.Tensor_Scalar
-pow.Tensor_Tensor pow.Scalar softplus layer_norm native_layer_norm rms_norm group_norm
-frobenius_norm.dim nuclear_norm nuclear_norm.dim cosine_similarity poisson_nll_loss
-cosine_embedding_loss nll_loss nll_loss2d hinge_embedding_loss kl_div l1_loss smooth_l1_loss
-huber_loss mse_loss margin_ranking_loss multilabel_margin_loss soft_margin_loss
-triplet_margin_loss multi_margin_loss binary_cross_entropy_with_logits dist pdist cdist renorm
-logsumexp upsample_nearest1d _upsample_nearest_exact1d upsample_nearest2d
-_upsample_nearest_exact2d upsample_nearest3d _upsample_nearest_exact3d upsample_linear1d
-upsample_bilinear2d _upsample_bilinear2d_aa upsample_trilinear3d upsample_bicubic2d
-_upsample_bicubic2d_aa
-""".split()
+FP32 = (
+    "acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan "
+    "pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar softplus layer_norm native_layer_norm "
+    "rms_norm group_norm frobenius_norm.dim nuclear_norm nuclear_norm.dim cosine_similarity "
+    "poisson_nll_loss cosine_embedding_loss nll_loss nll_loss2d hinge_embedding_loss kl_div "
+    "l1_loss smooth_l1_loss huber_loss mse_loss margin_ranking_loss multilabel_margin_loss "
+    "soft_margin_loss triplet_margin_loss multi_margin_loss binary_cross_entropy_with_logits "
+    "dist pdist cdist renorm logsumexp upsample_nearest1d _upsample_nearest_exact1d "
+    "upsample_nearest2d _upsample_nearest_exact2d upsample_nearest3d _upsample_nearest_exact3d "
+    "upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_trilinear3d "
+    "upsample_bicubic2d _upsample_bicubic2d_aa "
+).split()  # noqa: SIM905 - as the source has them
 
-FP32_BY_OPTION = """
-prod prod.dim_int softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm
-linalg_matrix_norm.str_ord sum sum.dim_IntList
-""".split()
+FP32_BY_OPTION = (
+    "prod prod.dim_int softmax.int log_softmax.int cumprod cumsum linalg_vector_norm "
+    "linalg_matrix_norm linalg_matrix_norm.str_ord sum sum.dim_IntList "
+).split()  # noqa: SIM905 - as the source has them
 """They have a dtype to say; it is fp32 unless the caller says another."""
 
-PROMOTE = """
-addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add
-""".split()
+PROMOTE = (
+    "addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add "
+).split()  # noqa: SIM905 - as the source has them
 
 FP32_APPENDED = {
     "norm.Scalar": "norm.ScalarOpt_dtype",
@@ -82,7 +81,7 @@ class Autocast(AbstractContextManager["Autocast"]):
         _register()
         self._dtype = dtype if enabled else None
 
-    def __enter__(self) -> "Autocast":
+    def __enter__(self) -> Self:
         self._before = _State.dtype
         _switch(self._dtype)
         _State.nesting += 1
@@ -213,10 +212,10 @@ def _cast_first(to: torch.dtype | None, operator: Any, *args: Any, **kwargs: Any
     """Cast everything to `to`, or to autocast's own dtype."""
     dtype = to or _State.dtype
     assert dtype is not None
-    return operator(
-        *(_cast(dtype, arg) for arg in args),
-        **{name: _cast(dtype, arg) for name, arg in kwargs.items()},
-    )
+    # The last argument first: so GCC, which builds torch, evaluates the arguments of a call.
+    named = {name: _cast(dtype, kwargs[name]) for name in reversed(kwargs)}
+    cast = [_cast(dtype, arg) for arg in reversed(args)]
+    return operator(*reversed(cast), **named)
 
 
 def _say_fp32(operator: Any, *args: Any, **kwargs: Any) -> Any:

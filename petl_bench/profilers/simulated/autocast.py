@@ -28,36 +28,36 @@ _KEY = "AutocastIPU"
 
 # --- the lists: operators by overload, "" for the default one ------------------------------------
 
-LOWER_PRECISION = (
-    "_convolution.deprecated _convolution conv1d conv2d conv3d conv_tbc conv_transpose1d "
-    "conv_transpose2d.input conv_transpose3d.input convolution prelu addmm addmv addr matmul "
-    "einsum mm mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul linalg_multi_dot "
-    "_thnn_fused_lstm_cell _thnn_fused_gru_cell lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell "
-    "_scaled_dot_product_flash_attention scaled_dot_product_attention "
-).split()  # noqa: SIM905 - as the source has them
+LOWER_PRECISION = """
+_convolution.deprecated _convolution conv1d conv2d conv3d conv_tbc conv_transpose1d
+conv_transpose2d.input conv_transpose3d.input convolution prelu addmm addmv addr matmul einsum mm
+mv linalg_vecdot linear addbmm baddbmm bmm chain_matmul linalg_multi_dot _thnn_fused_lstm_cell
+_thnn_fused_gru_cell lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
+_scaled_dot_product_flash_attention scaled_dot_product_attention
+"""
 
-FP32 = (
-    "acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan "
-    "pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar softplus layer_norm native_layer_norm "
-    "rms_norm group_norm frobenius_norm.dim nuclear_norm nuclear_norm.dim cosine_similarity "
-    "poisson_nll_loss cosine_embedding_loss nll_loss nll_loss2d hinge_embedding_loss kl_div "
-    "l1_loss smooth_l1_loss huber_loss mse_loss margin_ranking_loss multilabel_margin_loss "
-    "soft_margin_loss triplet_margin_loss multi_margin_loss binary_cross_entropy_with_logits "
-    "dist pdist cdist renorm logsumexp upsample_nearest1d _upsample_nearest_exact1d "
-    "upsample_nearest2d _upsample_nearest_exact2d upsample_nearest3d _upsample_nearest_exact3d "
-    "upsample_linear1d upsample_bilinear2d _upsample_bilinear2d_aa upsample_trilinear3d "
-    "upsample_bicubic2d _upsample_bicubic2d_aa "
-).split()  # noqa: SIM905 - as the source has them
+FP32 = """
+acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow.Tensor_Scalar
+pow.Tensor_Tensor pow.Scalar softplus layer_norm native_layer_norm rms_norm group_norm
+frobenius_norm.dim nuclear_norm nuclear_norm.dim cosine_similarity poisson_nll_loss
+cosine_embedding_loss nll_loss nll_loss2d hinge_embedding_loss kl_div l1_loss smooth_l1_loss
+huber_loss mse_loss margin_ranking_loss multilabel_margin_loss soft_margin_loss
+triplet_margin_loss multi_margin_loss binary_cross_entropy_with_logits dist pdist cdist renorm
+logsumexp upsample_nearest1d _upsample_nearest_exact1d upsample_nearest2d
+_upsample_nearest_exact2d upsample_nearest3d _upsample_nearest_exact3d upsample_linear1d
+upsample_bilinear2d _upsample_bilinear2d_aa upsample_trilinear3d upsample_bicubic2d
+_upsample_bicubic2d_aa
+"""
 
-FP32_BY_OPTION = (
-    "prod prod.dim_int softmax.int log_softmax.int cumprod cumsum linalg_vector_norm "
-    "linalg_matrix_norm linalg_matrix_norm.str_ord sum sum.dim_IntList "
-).split()  # noqa: SIM905 - as the source has them
-"""They have a dtype to say; it is fp32 unless the caller says another."""
+FP32_BY_OPTION = """
+prod prod.dim_int softmax.int log_softmax.int cumprod cumsum linalg_vector_norm linalg_matrix_norm
+linalg_matrix_norm.str_ord sum sum.dim_IntList
+"""
+# They have a dtype to say; it is fp32 unless the caller says another.
 
-PROMOTE = (
-    "addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add "
-).split()  # noqa: SIM905 - as the source has them
+PROMOTE = """
+addcdiv addcmul atan2 bilinear cross dot vdot grid_sampler index_put tensordot scatter_add
+"""
 
 FP32_APPENDED = {
     "norm.Scalar": "norm.ScalarOpt_dtype",
@@ -250,17 +250,17 @@ def _register() -> tuple[Library, Library]:
     """Put the kernels under the key, once; they are called only where autocast is on."""
     library, everything = Library("aten", "IMPL"), Library("_", "IMPL")
     everything.fallback(fallthrough_kernel, _KEY)
-    policies: list[tuple[list[str], Callable[..., Any]]] = [
+    policies: list[tuple[str, Callable[..., Any]]] = [
         (LOWER_PRECISION, partial(_cast_first, None)),
         (FP32, partial(_cast_first, torch.float32)),
         (FP32_BY_OPTION, _say_fp32),
         (PROMOTE, _promote),
     ]
     policies += [
-        ([name], partial(_append_fp32, _overload(target))) for name, target in FP32_APPENDED.items()
+        (name, partial(_append_fp32, _overload(target))) for name, target in FP32_APPENDED.items()
     ]
     for names, policy in policies:
-        for name in names:
+        for name in names.split():
             library.impl(name, partial(_inside, policy, _overload(name)), _KEY)
     return library, everything
 

@@ -30,12 +30,18 @@ def always_supported(dims: Dims, config: MethodConfig) -> str | None:  # noqa: A
 def checkpoint_layers(model: nn.Module) -> None:
     """Every layer of the backbone runs again in backward, as transformers do it.
 
-    Without reentrance, the form that PyTorch recommends and that frozen embeddings need.
+    Without reentrance, as PyTorch recommends. transformers also let the embeddings' result require
+    a gradient, which then is made for every layer, whichever train.
+
+    Raises:
+        ValueError: the model is not one of transformers' or peft's.
     """
-    enable: Any = getattr(model, "gradient_checkpointing_enable", None)
-    if enable is None:
-        raise ValueError(f"checkpointing is not for a {type(model).__name__}")
-    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for name in ("activation_checkpointing", "gradient_checkpointing"):  # before 5.23, the latter
+        enable: Any = getattr(model, f"{name}_enable", None)
+        if enable is not None:
+            enable(**{f"{name}_kwargs": {"use_reentrant": False}})
+            return
+    raise ValueError(f"checkpointing: is not for a {type(model).__name__}")
 
 
 @dataclass(frozen=True, kw_only=True)

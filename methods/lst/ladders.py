@@ -229,6 +229,13 @@ class Ladders(nn.ModuleDict):
         return self.current.scores(self._final_BTd, *args)
 
 
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Side blocks run again in backward; the frozen backbone keeps nothing that could be dropped."""
+    for module in model.modules():
+        if hasattr(module, "recomputed"):
+            module.recomputed = True
+
+
 def attach_lst(model: nn.Module, name: str = "default", **options: Any) -> nn.Module:
     """Put a ladder called `name` beside a transformers model; returns the same model.
 

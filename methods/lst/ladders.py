@@ -230,7 +230,7 @@ class Ladders(nn.ModuleDict):
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
-    """Side blocks run again in backward; the frozen backbone keeps nothing that could be dropped."""
+    """Side blocks run again in backward; the frozen backbone keeps nothing anyway."""
     for module in model.modules():
         if hasattr(module, "recomputed"):
             module.recomputed = True

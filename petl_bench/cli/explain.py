@@ -46,6 +46,11 @@ def explain(  # noqa: PLR0917 - one parameter an option
     attention: options.AttentionName = None,
     mode: options.ModeName = None,
     beams: options.Beams = None,
+    autocast: options.Autocast = None,
+    checkpointing: options.Checkpointing = None,
+    accumulation_steps: options.AccumulationSteps = None,
+    clip_grad_norm: options.ClipGradNorm = None,
+    keep_gradients: options.KeepGradients = None,
     gpu: options.Gpu = None,
     emulate: options.Emulate = None,
     by: Annotated[View, typer.Option(help="What the largest rows tell apart.")] = View.TENSOR,
@@ -69,6 +74,11 @@ def explain(  # noqa: PLR0917 - one parameter an option
         optimizer=optimizer,
         mode=mode,
         beams=beams,
+        autocast=autocast,
+        checkpointing=checkpointing,
+        accumulation_steps=accumulation_steps,
+        clip_grad_norm=clip_grad_norm,
+        keep_gradients=keep_gradients,
     )
     cells = [_planned(spec, axes) for spec in (method, against) if spec is not None]
 

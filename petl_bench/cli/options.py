@@ -23,7 +23,25 @@ TargetLength = Annotated[int | None, option("Target tokens an example.", "3")]
 WeightDType = Annotated[str | None, option("Weights: fp32, bf16 or fp16.", "fp32")]
 ModeName = Annotated[str | None, option("training, inference or generate.", "training")]
 Beams = Annotated[int | None, option("Beams of mode generate; 1 is greedy.", "1")]
-OptimizerName = Annotated[str | None, option("adamw, adamw_fused or sgd.", "adamw")]
+Autocast = Annotated[
+    str | None, option("bf16 or fp16: cast in forward, operator by operator.", "none")
+]
+Checkpointing = Annotated[
+    bool | None, option("Run layers again in backward instead of keeping them.", "off")
+]
+AccumulationSteps = Annotated[
+    int | None, option("Parts of a batch whose gradients are added up.", "1")
+]
+ClipGradNorm = Annotated[
+    float | None, option("Norm that gradients are clipped to; 0 switches it off.", "1.0")
+]
+KeepGradients = Annotated[
+    bool | None, option("zero_grad keeps gradients, filled with zeros.", "off")
+]
+OptimizerName = Annotated[
+    str | None,
+    option("adamw, adamw_fused, adamw_loop, adamw_8bit, adafactor or sgd.", "adamw"),
+]
 AttentionName = Annotated[str | None, option("eager or sdpa.", "eager")]
 Gpu = Annotated[str | None, option(f"The card to simulate: {', '.join(CARDS)}.", DEFAULT_CARD)]
 Emulate = Annotated[
@@ -43,17 +61,28 @@ def case_axes(
     optimizer: str | None,
     mode: str | None,
     beams: int | None,
+    autocast: str | None,
+    checkpointing: bool | None,
+    accumulation_steps: int | None,
+    clip_grad_norm: float | None,
+    keep_gradients: bool | None,
 ) -> dict[str, dict[str, list[Any]]]:
     """A suite's axes of backbone and workload, of the options that were given."""
+    clipping = {} if clip_grad_norm is None else {"clip_grad_norm": [clip_grad_norm or None]}
     return {
         "backbone": _given(name=name, dtype=dtype, attention=attention),
-        "workload": _given(
+        "workload": clipping
+        | _given(
             batch_size=batch_size,
             source_length_tokens=source_length,
             target_length_tokens=target_length,
             optimizer=optimizer,
             mode=mode,
             beams=beams,
+            autocast=autocast,
+            checkpointing=checkpointing,
+            accumulation_steps=accumulation_steps,
+            keep_gradients=keep_gradients,
         ),
     }
 

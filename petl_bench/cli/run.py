@@ -41,6 +41,11 @@ def run(  # noqa: PLR0917 - one parameter an option
     attention: options.AttentionName = None,
     mode: options.ModeName = None,
     beams: options.Beams = None,
+    autocast: options.Autocast = None,
+    checkpointing: options.Checkpointing = None,
+    accumulation_steps: options.AccumulationSteps = None,
+    clip_grad_norm: options.ClipGradNorm = None,
+    keep_gradients: options.KeepGradients = None,
     profiler: Annotated[
         str,
         typer.Option(help="cuda measures, simulated predicts; auto measures where there is CUDA."),
@@ -86,6 +91,11 @@ def run(  # noqa: PLR0917 - one parameter an option
             optimizer=optimizer,
             mode=mode,
             beams=beams,
+            autocast=autocast,
+            checkpointing=checkpointing,
+            accumulation_steps=accumulation_steps,
+            clip_grad_norm=clip_grad_norm,
+            keep_gradients=keep_gradients,
         ),
     )
     plan = grid.plan()

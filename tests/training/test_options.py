@@ -1,15 +1,10 @@
 """Each option of a training step: by hand on a small model, and beside real CPU runs."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from petl_bench.case import Autocast, Optimizer, Workload
-from petl_bench.profilers.simulated import autocast
 from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
 from petl_bench.profilers.simulated.ledger import Ledger

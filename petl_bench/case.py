@@ -34,6 +34,14 @@ class Attention(StrEnum):
     SDPA = "sdpa"
 
 
+class Quantization(StrEnum):
+    """How the backbone's frozen linear layers are stored; bitsandbytes' layers."""
+
+    NF4 = "nf4"
+    NF4_DOUBLE = "nf4_double"  # the blocks' maxima are quantised, too
+    INT8 = "int8"  # LLM.int8()
+
+
 class Optimizer(StrEnum):
     """Optimizer of the trainable parameters, each as its library builds it by default on CUDA."""
 
@@ -71,6 +79,7 @@ class Backbone(Frozen):
     config: dict[str, bool | int | float | str | None]
     dtype: DType = DType.FP32
     attention: Attention = Attention.EAGER
+    quantize: Quantization | None = None
 
 
 class MethodChoice(Frozen):

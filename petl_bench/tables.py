@@ -69,6 +69,7 @@ class Group:
         parts = [
             self.backbone.dtype.value,
             self.backbone.attention.value,
+            *([self.backbone.quantize.value] if self.backbone.quantize else []),
             f"batch {load.batch_size}",
             f"source {load.source_length_tokens}",
             f"target {load.target_length_tokens}",

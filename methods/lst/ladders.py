@@ -233,7 +233,7 @@ def checkpoint_blocks(model: nn.Module) -> None:
     """Side blocks run again in backward; the frozen backbone keeps nothing anyway."""
     for module in model.modules():
         if hasattr(module, "recomputed"):
-            module.recomputed = True
+            vars(module)["recomputed"] = True
 
 
 def attach_lst(model: nn.Module, name: str = "default", **options: Any) -> nn.Module:

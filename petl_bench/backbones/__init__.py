@@ -12,7 +12,7 @@ from torch import nn
 from petl_bench.backbones import t5
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Ports
-from petl_bench.case import Attention, Backbone, DType
+from petl_bench.case import Attention, Backbone, DType, Quantization
 from petl_bench.errors import UsageError, hint
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (t5.FAMILY,)}
@@ -24,7 +24,11 @@ def names() -> tuple[str, ...]:
 
 
 def find(
-    name: str, *, dtype: DType = DType.FP32, attention: Attention = Attention.EAGER
+    name: str,
+    *,
+    dtype: DType = DType.FP32,
+    attention: Attention = Attention.EAGER,
+    quantize: Quantization | None = None,
 ) -> Backbone:
     """The backbone called `name`, or the one whose config.json lies in the folder `name`.
 
@@ -39,10 +43,12 @@ def find(
                 config=dict(family.published[name]),
                 dtype=dtype,
                 attention=attention,
+                quantize=quantize,
             )
     folder = Path(name)
     if folder.is_dir():
-        return _from_folder(folder, dtype, attention)
+        found = _from_folder(folder, dtype, attention)
+        return found.model_copy(update={"quantize": quantize})
     raise UsageError(f"backbone: no backbone or folder {name!r}; {hint(name, names())}")
 
 

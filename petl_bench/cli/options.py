@@ -43,6 +43,9 @@ OptimizerName = Annotated[
     option("adamw, adamw_fused, adamw_loop, adamw_8bit, adafactor or sgd.", "adamw"),
 ]
 AttentionName = Annotated[str | None, option("eager or sdpa.", "eager")]
+Quantize = Annotated[
+    str | None, option("nf4, nf4_double or int8: frozen linear layers in few bits.", "none")
+]
 Gpu = Annotated[str | None, option(f"The card to simulate: {', '.join(CARDS)}.", DEFAULT_CARD)]
 Emulate = Annotated[
     str | None,
@@ -55,6 +58,7 @@ def case_axes(
     name: str | None,
     dtype: str | None,
     attention: str | None,
+    quantize: str | None,
     batch_size: int | None,
     source_length: int | None,
     target_length: int | None,
@@ -68,11 +72,9 @@ def case_axes(
     keep_gradients: bool | None,
 ) -> dict[str, dict[str, list[Any]]]:
     """A suite's axes of backbone and workload, of the options that were given."""
-    clipping = {} if clip_grad_norm is None else {"clip_grad_norm": [clip_grad_norm or None]}
     return {
-        "backbone": _given(name=name, dtype=dtype, attention=attention),
-        "workload": clipping
-        | _given(
+        "backbone": _given(name=name, dtype=dtype, attention=attention, quantize=quantize),
+        "workload": _given(
             batch_size=batch_size,
             source_length_tokens=source_length,
             target_length_tokens=target_length,
@@ -82,6 +84,7 @@ def case_axes(
             autocast=autocast,
             checkpointing=checkpointing,
             accumulation_steps=accumulation_steps,
+            clip_grad_norm=clip_grad_norm,
             keep_gradients=keep_gradients,
         ),
     }

@@ -5,5 +5,6 @@ linear      frozen linear layers of 4 and 8 bits
 """
 
 from petl_bench.low_bit.adamw import adamw_8bit
+from petl_bench.low_bit.linear import packed_away, quantise
 
-__all__ = ["adamw_8bit"]
+__all__ = ["adamw_8bit", "packed_away", "quantise"]

@@ -37,6 +37,7 @@ OTHER_BACKBONE = {
     "config": CONFIG | {"d_model": 33},
     "dtype": DType.BF16,
     "attention": Attention.SDPA,
+    "quantize": "nf4",
 }
 OTHER_METHOD = {"name": "other", "config": METHOD_CONFIG | {"r": 9}}
 OTHER_WORKLOAD = {

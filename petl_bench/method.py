@@ -33,6 +33,23 @@ def needs_ports(dims: Dims, config: MethodConfig) -> str | None:
     return None if dims.stacks else "it needs to know the layers of this architecture"
 
 
+def checkpoint_layers(model: nn.Module) -> None:
+    """Every layer of the backbone runs again in backward, as transformers do it.
+
+    Without reentrance, as PyTorch recommends. transformers also let the embeddings' result require
+    a gradient, which then is made for every layer, whichever train.
+
+    Raises:
+        ValueError: the model is not one of transformers' or peft's.
+    """
+    for name in ("activation_checkpointing", "gradient_checkpointing"):  # before 5.23, the latter
+        enable: Any = getattr(model, f"{name}_enable", None)
+        if enable is not None:
+            enable(**{f"{name}_kwargs": {"use_reentrant": False}})
+            return
+    raise ValueError(f"checkpointing: is not for a {type(model).__name__}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method(Generic[C]):
     """One fine-tuning method. It carries no memory figure: bytes come from running it.
@@ -48,6 +65,7 @@ class Method(Generic[C]):
     attach: Callable[[nn.Module, Ports, C], nn.Module]
     trainable_parameters: Callable[[Dims, C], int]  # the paper's closed form
     unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
+    checkpoint: Callable[[nn.Module], None] = checkpoint_layers  # turns recomputation on
 
 
 def attach(method: Method[Any], model: nn.Module, ports: Ports, config: MethodConfig) -> nn.Module:

@@ -26,12 +26,20 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from petl_bench import backbones, method_spec, workloads
-from petl_bench.case import BASELINE_METHOD, Attention, Backbone, Case, DType, Workload
+from petl_bench.case import (
+    BASELINE_METHOD,
+    Attention,
+    Backbone,
+    Case,
+    DType,
+    Quantization,
+    Workload,
+)
 from petl_bench.errors import UsageError
 
 E = TypeVar("E", bound=StrEnum)
 
-_BACKBONE_FIELDS = ("name", "dtype", "attention")
+_BACKBONE_FIELDS = ("name", "dtype", "attention", "quantize")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +84,9 @@ class Suite:
                 str(cell["name"]),
                 dtype=_one_of("dtype", DType, cell.get("dtype", DType.FP32)),
                 attention=_one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
+                quantize=_one_of("quantize", Quantization, cell["quantize"])
+                if "quantize" in cell
+                else None,
             )
             for cell in _product(axes)
         ]
@@ -168,10 +179,18 @@ def _one_of(name: str, kind: type[E], value: Any) -> E:
         raise UsageError(f"{name}: {value!r} is not one of {choices}") from None
 
 
+def _clipping(cell: Mapping[str, Any]) -> dict[str, None]:
+    """0 switches clipping off: TOML has no null."""
+    given = cell.get("clip_grad_norm")
+    return {"clip_grad_norm": None} if type(given) in {int, float} and not given else {}
+
+
 def _workload(cell: Mapping[str, Any]) -> Workload:
     try:
-        return Workload(**cell)
+        return Workload(**{**cell, **_clipping(cell)})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if not name:  # of several fields together; the message names them
+            raise UsageError(first["msg"].removeprefix("Value error, ")) from None
         raise UsageError(f"{name}: {first['msg']} (got {first['input']!r})") from None

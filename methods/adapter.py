@@ -5,7 +5,8 @@ applied to a branch's output before dropout and residual.
 `houlsby` puts one after every self-attention and every feed-forward (Houlsby et al. 2019,
 arXiv:1902.00751, section 2.1, figure 2); `pfeiffer` one after every feed-forward (Pfeiffer et al.
 2021, arXiv:2005.00247, section 3.2). Neither follows a decoder's cross-attention, as in the LST
-authors' code; it also starts the linear layers at N(0, 0.01**2), which Houlsby calls near-identity.
+authors' code for text; `all` does, as in theirs for images. That code also starts the linear layers
+at N(0, 0.01**2), which Houlsby calls near-identity.
 
 Legend: B batch, T tokens, D hidden size, m bottleneck.
 """
@@ -19,20 +20,22 @@ from torch.nn import functional as F
 
 from petl_bench import branches
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.method import Method, MethodConfig, freeze
+from petl_bench.method import Method, MethodConfig, freeze, needs_ports
 
 _AFTER = {
     "houlsby": branches.SELF_ATTENTION_AND_FEED_FORWARD,
     "pfeiffer": branches.FEED_FORWARD,
+    "all": branches.ALL,
 }
 
 
 class AdapterConfig(MethodConfig):
     """Where the bottlenecks stand and how wide they are."""
 
-    placement: Literal["houlsby", "pfeiffer"] = Field(
+    placement: Literal["houlsby", "pfeiffer", "all"] = Field(
         "houlsby",
-        description="houlsby: after self-attention and feed-forward; pfeiffer: the latter",
+        description="houlsby: after self-attention and feed-forward; pfeiffer: the latter; "
+        "all: after cross-attention, too",
     )
     reduction: int = Field(16, gt=0, description="bottleneck m = hidden size / reduction")
     bottleneck: int | None = Field(None, gt=0, description="m itself; overrides reduction")
@@ -94,4 +97,5 @@ METHOD = Method(
     config=AdapterConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=needs_ports,
 )

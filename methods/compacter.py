@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from petl_bench import branches
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.method import Method, MethodConfig, freeze
+from petl_bench.method import Method, MethodConfig, freeze, needs_ports
 
 _AFTER = {
     "compacter": branches.SELF_ATTENTION_AND_FEED_FORWARD,
@@ -122,14 +122,14 @@ def trainable_parameters(dims: Dims, config: CompacterConfig) -> int:
 
 
 def unsupported(dims: Dims, config: CompacterConfig) -> str | None:
-    """A width that does not fall into `phm_dim` equal parts."""
+    """Unknown layers, or a width that does not fall into `phm_dim` equal parts."""
     for name, size in (
         ("hidden size", dims.hidden_size),
         ("bottleneck", config.width(dims.hidden_size)),
     ):
         if size % config.phm_dim:
             return f"phm_dim {config.phm_dim} does not divide the {name} of {size}"
-    return None
+    return needs_ports(dims, config)
 
 
 METHOD = Method(

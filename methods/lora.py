@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports, SublayerKind, add_biases
+from petl_bench.backbones.ports import Dims, Ports, add_biases
 from petl_bench.method import Method, MethodConfig
 
 
@@ -66,16 +66,20 @@ def trainable_parameters(dims: Dims, config: LoraConfig) -> int:
 
     T5-base, r = 32 on q and v: 36 attentions * 2 * 32 * 1,536 = 3,538,944.
     """
-    total = dims.task_head_parameters
-    for stack in dims.stacks.values():
-        feed_forwards = stack.layers * stack.sublayers.count(SublayerKind.FEED_FORWARD)
-        for target in config.targets:
-            branches = feed_forwards if target.startswith("w") else stack.attentions
-            total += branches * config.r * (dims.input_size(target) + dims.output_size(target))
+    shapes = (shape for target in config.targets for shape in dims.shapes(target))
+    total = config.r * sum(map(sum, shapes)) + dims.task_head_parameters
     if config.biases == "all":
         tables = sum(s.relative_position_buckets for s in dims.stacks.values()) * dims.num_heads
         total += dims.bias_terms + tables
     return total
+
+
+def unsupported(dims: Dims, config: LoraConfig) -> str | None:
+    """A target that the backbone does not have."""
+    for target in config.targets:
+        if target not in dims.roles:
+            return f"no projection {target!r} for targets; here are: {', '.join(dims.roles)}"
+    return None
 
 
 METHOD = Method(
@@ -85,4 +89,5 @@ METHOD = Method(
     config=LoraConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=unsupported,
 )

@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from petl_bench.backbones.ports import Dims, Ports, SublayerKind
-from petl_bench.method import Method, MethodConfig, freeze
+from petl_bench.method import Method, MethodConfig, freeze, needs_ports
 
 
 class PrefixConfig(MethodConfig):
@@ -173,4 +173,5 @@ METHOD = Method(
     config=PrefixConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=needs_ports,
 )

@@ -27,7 +27,7 @@ from pydantic import Field
 from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.method import Method, MethodConfig, freeze
+from petl_bench.method import Method, MethodConfig, freeze, needs_ports
 
 
 class TheseusConfig(MethodConfig):
@@ -146,11 +146,11 @@ def trainable_parameters(dims: Dims, config: TheseusConfig) -> int:
 
 
 def unsupported(dims: Dims, config: TheseusConfig) -> str | None:
-    """A stack that does not fall into groups."""
+    """Unknown layers, or a stack that does not fall into groups."""
     for name, stack in dims.stacks.items():
         if stack.layers % config.group:
             return f"group {config.group} does not divide the {stack.layers} layers of the {name}"
-    return None
+    return needs_ports(dims, config)
 
 
 METHOD = Method(

@@ -1,6 +1,7 @@
 """How many parameters a ladder trains, in closed form, and where it does not fit."""
 
 from petl_bench.backbones.ports import Dims
+from petl_bench.method import needs_ports
 
 from .config import LstConfig, kept_layers
 
@@ -45,11 +46,19 @@ def _block(dims: Dims, stack: str, config: LstConfig) -> int:
 
 def unsupported(dims: Dims, config: LstConfig) -> str | None:
     """A width that is left at zero or does not fall into heads, or a layer that does not exist."""
+    if unknown := needs_ports(dims, config):
+        return unknown
     misfit = _plain_misfit(dims, config) if config.blocks == "plain" else _thin_misfit(dims, config)
     if misfit is not None:
         return misfit
+    if dims.extra_input_parameters and config.blocks != "native":
+        return f"blocks={config.blocks} take no tokens but text"
     if config.head == "side" and dims.language_head:
         return "head=side is for classifiers; this backbone has a language head"
+    return _missing_layer(dims, config)
+
+
+def _missing_layer(dims: Dims, config: LstConfig) -> str | None:
     try:
         for stack in dims.stacks:
             kept_layers(dims, stack, config)

@@ -16,7 +16,7 @@ from torch import nn
 from petl_bench.backbones import shape
 from petl_bench.backbones.bert import ALL_PROJECTIONS
 from petl_bench.backbones.build import from_config, sequence_to_sequence_batch
-from petl_bench.backbones.family import ConfigScalar, Family
+from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import (
     Dims,
     Mask,
@@ -29,7 +29,7 @@ from petl_bench.backbones.ports import (
     ThinStack,
 )
 from petl_bench.backbones.thin import reserved, thinned
-from petl_bench.case import Backbone
+from petl_bench.case import Backbone, ConfigValue
 
 ENCODER_FIELDS: dict[str, Any] = {
     "vocab_size": shape.REQUIRED,
@@ -49,7 +49,7 @@ _FIELDS = ENCODER_FIELDS | {
     "decoder_ffn_dim": shape.REQUIRED,
 }
 
-LARGE: dict[str, ConfigScalar] = {
+LARGE: dict[str, ConfigValue] = {
     "vocab_size": 50265,
     "d_model": 1024,
     "encoder_layers": 12,
@@ -78,7 +78,7 @@ _SUBLAYERS = {  # of a layer: kind, the module that holds its projections, its n
 }
 
 
-def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
+def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigValue]:
     found = shape.read(config, _FIELDS)
     shape.check_divides(found, "encoder_attention_heads", "d_model")
     for own, other in (

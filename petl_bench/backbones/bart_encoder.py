@@ -12,14 +12,14 @@ from torch import nn
 
 from petl_bench.backbones import bart, shape
 from petl_bench.backbones.build import classification_batch, from_config
-from petl_bench.backbones.family import ConfigScalar, Family
+from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.case import Backbone
+from petl_bench.case import Backbone, ConfigValue
 
 _FIELDS = bart.ENCODER_FIELDS | {"num_labels": 2}
 
 
-def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
+def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigValue]:
     found = shape.read({**config, "num_labels": shape.labels(config)}, _FIELDS)
     shape.check_divides(found, "encoder_attention_heads", "d_model")
     return found

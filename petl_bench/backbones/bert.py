@@ -16,7 +16,7 @@ from torch import nn
 
 from petl_bench.backbones import shape
 from petl_bench.backbones.build import classification_batch, from_config
-from petl_bench.backbones.family import ConfigScalar, Family
+from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import (
     Dims,
     Mask,
@@ -29,7 +29,7 @@ from petl_bench.backbones.ports import (
     ThinStack,
 )
 from petl_bench.backbones.thin import thinned
-from petl_bench.case import Backbone
+from petl_bench.case import Backbone, ConfigValue
 
 FIELDS: dict[str, Any] = {
     "vocab_size": shape.REQUIRED,
@@ -48,7 +48,7 @@ FIELDS: dict[str, Any] = {
 ALL_PROJECTIONS = frozenset({"q", "k", "v", "o", "wi", "wo"})
 
 
-def published(hidden: int, layers: int, heads: int, **others: Any) -> dict[str, ConfigScalar]:
+def published(hidden: int, layers: int, heads: int, **others: Any) -> dict[str, ConfigValue]:
     """A published configuration, its feed-forward of 4 D."""
     return normalise(
         {
@@ -61,7 +61,7 @@ def published(hidden: int, layers: int, heads: int, **others: Any) -> dict[str, 
     )
 
 
-def normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
+def normalise(config: Mapping[str, Any]) -> dict[str, ConfigValue]:
     """What shapes the network.
 
     Raises:

@@ -8,9 +8,7 @@ import torch
 from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.case import Backbone, Workload
-
-ConfigScalar = bool | int | float | str | None
+from petl_bench.case import Backbone, ConfigValue, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +17,8 @@ class Family:
 
     name: str  # transformers' model_type where it has one
     architectures: tuple[str, ...]  # model classes whose ports these are
-    published: Mapping[str, Mapping[str, ConfigScalar]]
-    normalise: Callable[[Mapping[str, Any]], dict[str, ConfigScalar]]  # keep what shapes it
+    published: Mapping[str, Mapping[str, ConfigValue]]
+    normalise: Callable[[Mapping[str, Any]], dict[str, ConfigValue]]  # keep what shapes it
     dims: Callable[[Mapping[str, Any]], Dims]  # of a normalised configuration
     build: Callable[[Backbone], nn.Module]  # random weights, on torch's current default device
     ports: Callable[[nn.Module], Ports]  # of any such model, however it was made

@@ -17,7 +17,7 @@ from torch import nn
 
 from petl_bench.backbones import shape
 from petl_bench.backbones.build import from_config, language_batch
-from petl_bench.backbones.family import ConfigScalar, Family
+from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import (
     Dims,
     Mask,
@@ -30,7 +30,7 @@ from petl_bench.backbones.ports import (
     ThinStack,
 )
 from petl_bench.backbones.thin import reserved, thinned
-from petl_bench.case import Backbone
+from petl_bench.case import Backbone, ConfigValue
 
 _FIELDS: dict[str, Any] = {
     "vocab_size": shape.REQUIRED,
@@ -73,7 +73,7 @@ class Kind:
             targets=False,
         )
 
-    def normalise(self, config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
+    def normalise(self, config: Mapping[str, Any]) -> dict[str, ConfigValue]:
         """What shapes the network.
 
         Raises:

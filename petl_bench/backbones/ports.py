@@ -4,10 +4,10 @@ A method asks for ports and dimensions, never for T5. Legend: B batch, T tokens,
 V vocabulary, H heads, K head size, F feed-forward size.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -43,6 +43,15 @@ class StackDims:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loose:
+    """What was counted in a model whose layers have no ports."""
+
+    shapes: Mapping[str, tuple[tuple[int, int], ...]]  # of projections, by role: inputs, outputs
+    bias_terms: int
+    norm_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dims:
     """Dimensions of a backbone, for closed forms."""
 
@@ -63,7 +72,11 @@ class Dims:
     task_head_parameters: int = 0  # new with the task, trained by every method
     language_head: bool = True  # the head has one output a token of the vocabulary
     split_heads: bool = False  # a head is D / H wide by definition, also in a thin layer
+    loose: Loose | None = None  # of a backbone without stacks
     rotary: bool = False  # positions turn pairs of a head's units, so K is even
+    # Of ExtraInput's embedding: new with the task, trained by every method beside its own.
+    extra_input_parameters: int = 0
+    extra_input_norms: int = 0  # of width D, among them
 
     @property
     def inner_size(self) -> int:
@@ -78,6 +91,8 @@ class Dims:
     @property
     def norm_parameters(self) -> int:
         """Entries of all norms of the stacks, final ones included."""
+        if self.loose is not None:
+            return self.loose.norm_parameters
         return (
             sum(stack.norms for stack in self.stacks.values()) * self.norm_vectors
         ) * self.hidden_size
@@ -109,6 +124,8 @@ class Dims:
 
         T5-base with a vocabulary of 32,100: 12 * 8,448 + 12 * 12,288 + 32,100 = 280,932.
         """
+        if self.loose is not None:
+            return self.loose.bias_terms
         in_attention = sum(self.output_size(role) for role in ("q", "k", "v", "o"))
         in_feed_forward = self.feed_forward_inputs * self.feed_forward_size + self.hidden_size
         return (
@@ -133,6 +150,22 @@ class Dims:
             norm + (feed_forward if kind is SublayerKind.FEED_FORWARD else attention)
             for kind in self.stacks[stack].sublayers
         )
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles of projections."""
+        if self.loose is not None:
+            return tuple(self.loose.shapes)
+        inputs = ("wi",) if self.feed_forward_inputs == 1 else ("wi_0", "wi_1")
+        return ("q", "k", "v", "o", *inputs, "wo")
+
+    def shapes(self, role: str) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs of every projection `role` of the backbone."""
+        if self.loose is not None:
+            return self.loose.shapes.get(role, ())
+        feed_forwards = self.num_sublayers - self.attentions
+        count = feed_forwards if role.startswith("w") else self.attentions
+        return ((self.input_size(role), self.output_size(role)),) * count
 
     def output_size(self, role: str) -> int:
         """Rows of the projection `role`: q, k, v, o, wi (or wi_0, wi_1), wo."""
@@ -208,6 +241,10 @@ class ThinStack(nn.Module):
         """Begin a forward pass; a decoder's layers attend to `encoder_states_BTd`."""
         raise NotImplementedError
 
+    def takes_extra(self, tokens: int) -> None:
+        """In this pass the state ends in so many tokens of an ExtraInput; called after `start`."""
+        raise NotImplementedError
+
     def layer(
         self, index: int, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> torch.Tensor:
@@ -241,6 +278,25 @@ class ThinStack(nn.Module):
         return run(block, self.recomputed, *args, **kwargs)
 
 
+Sight = Literal["whole", "detached", "none"]
+"""How a backbone's layers see an extra input: so that it learns through them, without, not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraInput:
+    """Tokens of another kind, such as an image's, that a stack sees after its text."""
+
+    stack: str
+    # Called once a forward pass, before the stack's own; returns [B, X, D] (X extra tokens).
+    # New with the task, so it trains with every method.
+    embedding: nn.Module
+    norms: tuple[nn.Module, ...]  # of the embedding
+    # Given the stack's module: what its layers see from the next pass on. With "none" the
+    # embedding is called all the same, for a side network that sees what the backbone does not.
+    show: Callable[[nn.Module, Sight], None]
+    frozen: nn.Module | None = None  # what makes features of raw input; no method trains it
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ports:
     """Everything of a built backbone that methods may touch."""
@@ -252,7 +308,9 @@ class Ports:
     stacks: tuple[Stack, ...]  # in the order they run
     language_head: nn.Linear | None  # D -> V
     task_head: nn.Module | None = None  # new with the task, trained by every method
+    loose: Mapping[str, list[nn.Module]] = field(default_factory=dict)  # without sublayers: by role
     peft_task: str  # peft's TaskType of this kind of model
+    extra_input: ExtraInput | None = None
 
     @property
     def like(self) -> torch.Tensor:
@@ -263,12 +321,14 @@ class Ports:
     def biasable(self) -> list[nn.Module]:
         """What bias terms belong to: projections and norms of the sublayers, a language head."""
         inside = [m for s in self.sublayers for m in (*s.projections.values(), s.norm)]
+        if self.loose:
+            inside = [*(m for modules in self.loose.values() for m in modules), *self.norms]
         return [*inside, self.language_head] if self.language_head is not None else inside
 
     @property
-    def projections(self) -> dict[str, list[nn.Linear]]:
+    def projections(self) -> dict[str, list[nn.Module]]:
         """All linear layers of the sublayers by role (q, k, v, o, wi, wo)."""
-        roles: dict[str, list[nn.Linear]] = {}
+        roles = {role: list(modules) for role, modules in self.loose.items()}
         for sublayer in self.sublayers:
             for role, linear in sublayer.projections.items():
                 roles.setdefault(role, []).append(linear)

@@ -13,13 +13,13 @@ from torch import nn
 
 from petl_bench.backbones import bert
 from petl_bench.backbones.build import classification_batch, from_config
-from petl_bench.backbones.family import ConfigScalar, Family
-from petl_bench.case import Backbone
+from petl_bench.backbones.family import Family
+from petl_bench.case import Backbone, ConfigValue
 
 _POSITIONS_OF_PADDING = 2
 
 
-def _published(hidden: int, layers: int, heads: int) -> dict[str, ConfigScalar]:
+def _published(hidden: int, layers: int, heads: int) -> dict[str, ConfigValue]:
     return bert.published(
         hidden,
         layers,
@@ -30,7 +30,7 @@ def _published(hidden: int, layers: int, heads: int) -> dict[str, ConfigScalar]:
     )
 
 
-def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
+def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigValue]:
     found = bert.normalise(config)
     positions = found["max_position_embeddings"]
     assert isinstance(positions, int)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from petl_bench.backbones.family import ConfigScalar
+from petl_bench.case import ConfigValue
 
 REQUIRED = object()
 """Stands for a dimension that has no default: a positive whole number that must be there."""
@@ -12,7 +12,7 @@ REQUIRED = object()
 SMALLEST_VOCABULARY = 3  # batches are drawn from what is left of it without padding and end
 
 
-def read(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, ConfigScalar]:
+def read(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, ConfigValue]:
     """The `fields` of `config`, each by its default's kind.
 
     A field's default is REQUIRED or a whole number (a positive one), a float (a probability), a
@@ -44,7 +44,7 @@ def labels(config: Mapping[str, Any]) -> int:
     return given or 2
 
 
-def _value(name: str, config: Mapping[str, Any], default: Any) -> ConfigScalar:
+def _value(name: str, config: Mapping[str, Any], default: Any) -> ConfigValue:
     value = config.get(name, default)
     if value is REQUIRED:
         raise ValueError(f"{name} is missing")

@@ -3,6 +3,7 @@
 import gc
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ import torch
 
 from petl_bench import backbones, method_spec, registry
 from petl_bench.backbones import FAMILIES
-from petl_bench.case import Backbone, Workload
+from petl_bench.case import Backbone, Mode, Workload
+from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
 from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.record import Category, Phase
-from petl_bench.training import make_optimizer, training_step
+from petl_bench.steps import Step
 
 TINY = {
     "vocab_size": 96,
@@ -90,6 +92,7 @@ class Built:
     model: torch.nn.Module
     ports: Any
     config: Any
+    method: Any
 
     @property
     def dims(self):
@@ -97,6 +100,8 @@ class Built:
 
     def batch(self, workload=SMALL_WORKLOAD, device="cpu"):
         family = FAMILIES[self.backbone.family]
+        part = {"batch_size": workload.part_size, "accumulation_steps": 1}
+        workload = workload.model_copy(update=part)
         return family.batch(self.backbone, workload, torch.device(device))
 
 
@@ -110,7 +115,7 @@ def build(spec: str, backbone: Backbone, device: str = "cpu", seed: int = 0) -> 
         plain = family.build(backbone)
         ports = family.ports(plain)
         model = method.attach(plain, ports, config)
-    return Built(backbone, plain, model, ports, config)
+    return Built(backbone, plain, model, ports, config, method)
 
 
 class NoProfiler:
@@ -132,22 +137,31 @@ class LedgerProfiler:
         self.ledger.end(self.step, phase, start)
 
 
+@cache
+def _spare_what_is_imported() -> None:
+    """Once: later collections, one a ledger, need not look through torch and transformers."""
+    gc.freeze()
+
+
 def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **options) -> Ledger:
     """The ledger of `steps` steps, host scalars included so that devices can be compared."""
     ledger = Ledger(frozenset({"meta", "cpu"}), **options)
-    built.model.train()
+    if workload.checkpointing:
+        built.method.checkpoint(built.model)
+    built.model.train(workload.mode is Mode.TRAINING)
     profiler = LedgerProfiler(ledger)
     gc.collect()
+    _spare_what_is_imported()
     gc.disable()
     try:
         with foreach_by_default(device):
-            optimizer = make_optimizer(built.model, workload.optimizer)
+            step = Step(built.model, workload)
             batch = built.batch(workload, device)
             ledger.adopt(built.model.parameters(), Category.PARAMETER)
             ledger.adopt(batch.values(), Category.INPUT)
-            with CudaKernels(), modes_in_recomputation(), ledger:
+            with autocast_on_meta(), CudaKernels(), modes_in_recomputation(), ledger:
                 for profiler.step in range(steps):
-                    training_step(built.model, batch, optimizer, workload, profiler)
+                    step.run(batch, profiler)
     finally:
         gc.enable()
     return ledger
@@ -167,36 +181,36 @@ def phase_peaks(ledger: Ledger, step: int) -> dict[Phase, int]:
     return peaks
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tiny_t5():
     return tiny_t5
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tiny():
     return tiny
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def attach():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ledger_of():
     return run_ledger
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def peaks_of():
     return phase_peaks
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_workload():
     return SMALL_WORKLOAD
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def no_profiler():
     return NoProfiler()

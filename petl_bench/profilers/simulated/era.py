@@ -95,7 +95,7 @@ ERAS = {
 
 def _cached_projections(trainee: Trainee) -> Iterator[nn.Linear]:
     """Key and value projections of every stack that generates, side networks' included."""
-    for stack in trainee.ports.stacks:
+    for stack in trainee.ports.stacks if trainee.ports else ():
         yield from stack.cached
     for module in trainee.model.modules():
         if isinstance(module, ThinStack):

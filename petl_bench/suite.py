@@ -71,8 +71,8 @@ class Suite:
         return [
             backbones.find(
                 str(cell["name"]),
-                dtype=_one_of("dtype", DType, cell.get("dtype", DType.FP32)),
-                attention=_one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
+                dtype=one_of("dtype", DType, cell.get("dtype", DType.FP32)),
+                attention=one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
             )
             for cell in _product(axes)
         ]
@@ -146,7 +146,12 @@ def _product(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(axes, cell, strict=True)) for cell in itertools.product(*axes.values())]
 
 
-def _one_of(name: str, kind: type[E], value: Any) -> E:
+def one_of(name: str, kind: type[E], value: Any) -> E:
+    """The member of `kind` that `value` names, for the field `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
     try:
         return kind(value)
     except ValueError:

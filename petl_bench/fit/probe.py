@@ -23,9 +23,9 @@ from petl_bench.fit import (
 from petl_bench.fit.search import border
 from petl_bench.fit.streams import Stream, Streams
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.profiler import META, run_ledger
-from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.provenance import Provenance
 
 _DEGREE = {Vary.BATCH: 1, Vary.LENGTH: 2, Vary.BACKBONE: None}

@@ -163,9 +163,7 @@ class Streams:
         return [place for place in places if self.simulated[place].alike(stream)]
 
 
-def _interpolated(
-    nodes: Sequence[int], values: Sequence[Sequence[int]], place: int
-) -> list[int]:
+def _interpolated(nodes: Sequence[int], values: Sequence[Sequence[int]], place: int) -> list[int]:
     """Lagrange's polynomial through `values` at `nodes`, of every storage at `place`; 0 or more."""
     weights = [Fraction(1)] * len(nodes)
     for i, node in enumerate(nodes):

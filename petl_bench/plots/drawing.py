@@ -2,8 +2,10 @@
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,6 +18,7 @@ from petl_bench.tables import Group, groups
 INK, FADED, GRID, BAND = "#1B2430", "#5E6A78", "#E3E7EC", "#F3F5F8"
 ACCENT, WARNING = "#2F5D8C", "#B3261E"
 WIDTH_INCHES = 9.0
+_PNG_DOTS_PER_INCH = 160
 _THINNEST = 0.004  # of the largest peak: less than a point wide
 
 
@@ -94,3 +97,12 @@ def legend_names(found: Sequence[dict[Category, int]]) -> dict[Category, str]:
         for category in present(found)
         for widest in [max(by.get(category, 0) for by in found)]
     }
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `figure` beside `stem` as PNG and SVG; the same figure, the same bytes."""
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    figure.savefig(png, dpi=_PNG_DOTS_PER_INCH, metadata={"Software": None})
+    with rc_context({"svg.hashsalt": "petl-bench"}):  # else element ids are drawn at random
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return [png, svg]

@@ -55,10 +55,8 @@ def attempt(
                     peak_allocated_bytes=allocated,
                     peak_reserved_bytes=reserved,
                 )
-            if allocator.allocated_bytes > allocated:
-                allocated = allocator.allocated_bytes
-            if allocator.reserved_bytes > reserved:
-                reserved = allocator.reserved_bytes
+            allocated = max(allocated, allocator.allocated_bytes)
+            reserved = max(reserved, allocator.reserved_bytes)
     return Trial(
         refusal=None, refused=None, peak_allocated_bytes=allocated, peak_reserved_bytes=reserved
     )

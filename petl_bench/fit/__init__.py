@@ -47,7 +47,7 @@ class Held(Frozen):
     peak_allocated_bytes: int
     peak_reserved_bytes: int  # what the allocator held at most; never more than the capacity
     margin_bytes: int  # what it never asked for
-    simulated: bool  # else computed, beside a simulation that came out as computed to the byte
+    simulated: bool  # else computed, from simulations that obey one law to the byte
 
 
 class Overflow(Frozen):

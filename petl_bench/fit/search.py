@@ -11,8 +11,8 @@ def border(streams: Streams, capacity_bytes: int, first: int, last: int, start: 
     """The place that fits into `capacity_bytes` while the next one does not.
 
     `first - 1` if nothing fits, `last` if everything does. What it says of either place is
-    simulated, or computed next to a simulation that came out as computed to the byte. Fragments
-    make fitting not quite monotonic; a larger place that fits again is not looked for.
+    simulated, or computed and as good as that (see `streams`). Fragments make fitting not quite
+    monotonic; a larger place that fits again is not looked for.
     """
 
     def fits(place: int) -> bool | None:

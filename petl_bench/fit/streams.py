@@ -5,11 +5,16 @@ each storage's bytes are a polynomial of the axis: of degree 1 in the batch, of 
 sequence length (attention maps). So a few simulations give every stream between them, at a
 replay's price. Where that does not hold (a kernel pads, another one is chosen), a simulation
 differs from what was computed, and only simulations count there.
+
+A computed stream is taken for a simulated one only beside a simulation, and only if all
+simulations of its kind lie on one polynomial to the byte: more of them than define it, and two
+of them neighbours, which tells a slope from the steps of a kernel that pads.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil
 
 from petl_bench.case import Workload
@@ -71,18 +76,16 @@ class Streams:
         self._workload = workload
         self._settings = settings
         self._degree = degree
-        self._as_computed: set[int] = set()  # simulations that only confirmed what was known
+        self._lawful: dict[tuple[int, ...], bool] = {}
         self._trials: dict[tuple[int, int | None], Trial] = {}
         self._computed: dict[int, Stream | None] = {}
 
     def simulate(self, place: int) -> None:
         """Simulate `place`; what was computed from fewer simulations is forgotten."""
-        stream = self._run(place)
-        if self._confirms(place, stream):
-            self._as_computed.add(place)
-        self.simulated[place] = stream
+        known = self.simulated.keys()
+        self._trials = {key: made for key, made in self._trials.items() if key[0] in known}
         self._computed.clear()
-        self._trials = {key: made for key, made in self._trials.items() if key[0] in self.simulated}
+        self.simulated[place] = self._run(place)
 
     def trial(self, place: int, capacity_bytes: int | None) -> Trial | None:
         """What comes of `place` in so many bytes, simulated or computed; None: not known."""
@@ -98,8 +101,9 @@ class Streams:
         return self._trials[key]
 
     def is_certain(self, place: int) -> bool:
-        """Whether `place` is simulated, or beside a simulation that came out as computed."""
-        return place in self.simulated or not {place - 1, place + 1}.isdisjoint(self._as_computed)
+        """Whether the stream at `place` is simulated, or as good as simulated (see above)."""
+        beside = [near for near in (place - 1, place + 1) if near in self.simulated]
+        return place in self.simulated or any(map(self._is_lawful, beside))
 
     def guess(self, capacity_bytes: int) -> int | None:
         """Where the reserved peak passes `capacity_bytes`, by the two simulations nearest to it."""
@@ -148,15 +152,21 @@ class Streams:
             sizes = _interpolated(nodes, [stream.sizes for stream in streams], place)
         return replace(streams[0], sizes=tuple(sizes))
 
-    def _confirms(self, place: int, stream: Stream) -> bool:
-        """Whether enough other simulations lie on one polynomial with `stream`, to the byte."""
-        if self._degree is None:
+    def _is_lawful(self, place: int) -> bool:
+        """Whether the simulations of the kind of `place` lie on one polynomial, without doubt."""
+        nodes = tuple(sorted(self._alike(self.simulated[place], list(self.simulated))))
+        if self._degree is None or len(nodes) < self._degree + 2:
             return False
-        nodes = self._alike(stream, sorted(self.simulated, reverse=True))[: self._degree + 1]
-        if len(nodes) <= self._degree:
+        if not any(near - node == 1 for node, near in pairwise(nodes)):
             return False
-        sizes = _interpolated(nodes, [self.simulated[node].sizes for node in nodes], place)
-        return tuple(sizes) == stream.sizes
+        if nodes not in self._lawful:
+            first, rest = nodes[: self._degree + 1], nodes[self._degree + 1 :]
+            sizes = [self.simulated[node].sizes for node in first]
+            self._lawful[nodes] = all(
+                tuple(_interpolated(first, sizes, node)) == self.simulated[node].sizes
+                for node in rest
+            )
+        return self._lawful[nodes]
 
     def _alike(self, stream: Stream, places: Sequence[int]) -> list[int]:
         """Those of the simulated `places` whose streams differ from `stream` in sizes alone."""

@@ -102,20 +102,15 @@ def memory_figure(frontier: Frontier) -> Figure:
     for room in rooms:
         axes.annotate(
             f"{format_bytes(memories[room])} card",
-            (1, room / unit),
+            (0, room / unit),
             xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
+            xytext=(4, 3),
             textcoords="offset points",
-            ha="right",
             fontsize=8.5,
             color=WARNING,
         )
     axes.set_ylim(0, shown / unit)
     axes.set_xlim(0, 1.05 * max(ends))
-    if frontier.vary is not Vary.BACKBONE and len(ends) > 1 and max(ends) > 100:  # noqa: PLR2004
-        axes.set_xscale("log", base=2)
-        axes.set_xlim(1, 1.3 * max(ends))
-        axes.xaxis.set_major_formatter("{x:,.0f}")
     _label_axis(frontier, axes)
     axes.set_ylabel(f"peak reserved memory ({unit_name})")
     style_axes(axes, grid="both")

@@ -46,7 +46,7 @@ def fit(  # noqa: PLR0917 - one parameter an option
     """Find the largest batch (or length, or backbone) that fits into a card's memory."""
     from petl_bench import cards, registry
     from petl_bench.errors import UsageError
-    from petl_bench.fit import Frontier, Question, Vary, capacities
+    from petl_bench.fit import Frontier, Question, Vary, check_memories
     from petl_bench.suite import Suite, one_of
 
     if as_json + markdown + csv > 1:
@@ -57,7 +57,7 @@ def fit(  # noqa: PLR0917 - one parameter an option
     if varied is not None:
         raise UsageError(f"fit: the {axis} is what is looked for; leave its option out")
     memories = _memories(memory, card)
-    capacities(memories, card)
+    check_memories(memories, card)
     axes = options.case_axes(
         name=backbone,
         dtype=dtype,

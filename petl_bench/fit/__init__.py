@@ -15,10 +15,8 @@ from multiprocessing import get_context
 
 from petl_bench.cards import Card
 from petl_bench.case import Case, Frozen
-from petl_bench.environment import allocator_conf
 from petl_bench.errors import UsageError
 from petl_bench.explain import LiveTensor
-from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.record import Environment, Phase
 from petl_bench.suite import PlannedCase
 from petl_bench.units import format_bytes
@@ -117,23 +115,18 @@ class Question:
     memory_bytes: tuple[int, ...]
 
 
-def capacities(memory_bytes: Sequence[int], card: Card) -> dict[int, int]:
-    """What each memory has for tensors, less the context that `card` needs; smallest first.
+def check_memories(memory_bytes: Sequence[int], card: Card) -> None:
+    """Refuse a memory that leaves nothing for tensors.
 
     Raises:
-        UsageError: a memory that the context alone fills.
+        UsageError: the context of `card` alone fills it.
     """
-    settings = AllocatorSettings.parse(allocator_conf())
     for memory in memory_bytes:
         if memory <= card.context_bytes:
             raise UsageError(
                 f"memory: {format_bytes(memory)} is not more than the"
                 f" {format_bytes(card.context_bytes)} that CUDA's context takes on {card.name}"
             )
-    return {
-        memory: settings.allowed_bytes(memory - card.context_bytes)
-        for memory in sorted(set(memory_bytes))
-    }
 
 
 def curves(questions: Sequence[Question], done: Callable[[str], None]) -> list[Curve]:

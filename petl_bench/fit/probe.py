@@ -18,7 +18,6 @@ from petl_bench.fit import (
     Overflow,
     Question,
     Vary,
-    capacities,
 )
 from petl_bench.fit.search import border
 from petl_bench.fit.streams import Stream, Streams
@@ -55,10 +54,11 @@ class Probe:
             self._backbones = axis_of_backbones(self._case.backbone)
             self._last = len(self._backbones)
         self._named: list[tuple[Stream, Ledger, Provenance]] = []
+        self._settings = AllocatorSettings.parse(allocator_conf())
         self._streams = Streams(
             self._simulate,
             self._case.workload,
-            AllocatorSettings.parse(allocator_conf()),
+            self._settings,
             _DEGREE[self._vary],
         )
 
@@ -69,12 +69,11 @@ class Probe:
         if reason is not None:
             return Curve(case=self._case, label=label, reason=f"skipped: {reason}")
         start = _START.get(self._vary, (1 + self._last) // 2)
-        rooms = capacities(question.memory_bytes, question.card)
         try:
             # The largest first: what is simulated for it lies on the way to all others.
             places = {
-                memory: border(self._streams, rooms[memory], 1, self._last, start)
-                for memory in reversed(rooms)
+                memory: border(self._streams, self._room(memory), 1, self._last, start)
+                for memory in sorted(question.memory_bytes, reverse=True)
             }
         except Exception as error:  # noqa: BLE001 - a method that fails is a result, as in a run
             return Curve(case=self._case, label=label, reason=f"error: {error}")
@@ -82,11 +81,14 @@ class Probe:
             case=self._case,
             label=label,
             answers=tuple(
-                self._answer(memory, rooms[memory], places[memory])
+                self._answer(memory, self._room(memory), places[memory])
                 for memory in question.memory_bytes
             ),
             points=tuple(map(self._point, sorted(self._streams.simulated))),
         )
+
+    def _room(self, memory_bytes: int) -> int:
+        return memory_bytes - self._question.card.context_bytes
 
     def _simulate(self, place: int) -> Stream:
         """The stream at `place`. The first of a kind also tells where its storages come from."""
@@ -114,7 +116,7 @@ class Probe:
         return Answer(
             label=self._question.planned.label,
             memory_bytes=memory_bytes,
-            capacity_bytes=capacity_bytes,
+            capacity_bytes=self._settings.allowed_bytes(capacity_bytes),
             largest=self._held(place, capacity_bytes) if place else None,
             overflow=self._overflow(place + 1, capacity_bytes) if place < self._last else None,
         )
@@ -127,7 +129,7 @@ class Probe:
             place=self._name(place),
             peak_allocated_bytes=made.peak_allocated_bytes,
             peak_reserved_bytes=made.peak_reserved_bytes,
-            margin_bytes=capacity_bytes - made.peak_reserved_bytes,
+            margin_bytes=self._settings.allowed_bytes(capacity_bytes) - made.peak_reserved_bytes,
             simulated=place in self._streams.simulated,
         )
 

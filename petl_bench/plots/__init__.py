@@ -16,15 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from petl_bench.plots.drawing import save
 from petl_bench.plots.pareto_figure import pareto
 from petl_bench.plots.peak_figure import peak_by_category
 from petl_bench.plots.timeline_figure import timeline
 from petl_bench.record import Record
 from petl_bench.series import Axis, bars, points, timelines
 from petl_bench.tables import Group, groups
+
+_PNG_DOTS_PER_INCH = 160
 
 
 def save_figures(records: Sequence[Record], folder: Path) -> list[Path]:
@@ -38,7 +40,7 @@ def save_figures(records: Sequence[Record], folder: Path) -> list[Path]:
     for number, group in enumerate(found, start=1):
         suffix = f"-{number}-{_slug(group.title)}" if len(found) > 1 else ""
         for name, draw in _drawable(group):
-            written += save(draw(group.records), folder / f"{name}{suffix}")
+            written += save_figure(draw(group.records), folder / f"{name}{suffix}")
     return written
 
 
@@ -50,6 +52,15 @@ def _drawable(group: Group) -> Iterator[tuple[str, Callable[[Sequence[Record]], 
             yield f"pareto_{axis}", partial(pareto, x=axis)
     if timelines(group):
         yield "timeline", timeline
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """`figure` as PNG and SVG: the same figure, the same bytes."""
+    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
+    figure.savefig(png, dpi=_PNG_DOTS_PER_INCH, metadata={"Software": None})
+    with rc_context({"svg.hashsalt": "petl-bench"}):  # else element ids are drawn at random
+        figure.savefig(svg, metadata={"Date": None, "Creator": None})
+    return [png, svg]
 
 
 def _slug(title: str) -> str:

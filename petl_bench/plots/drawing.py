@@ -2,10 +2,8 @@
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -18,7 +16,6 @@ from petl_bench.tables import Group, groups
 INK, FADED, GRID, BAND = "#1B2430", "#5E6A78", "#E3E7EC", "#F3F5F8"
 ACCENT, WARNING = "#2F5D8C", "#B3261E"
 WIDTH_INCHES = 9.0
-_PNG_DOTS_PER_INCH = 160
 _THINNEST = 0.004  # of the largest peak: less than a point wide
 
 
@@ -54,10 +51,15 @@ def style_axes(axes: Axes, *, grid: Literal["x", "y", "both"]) -> None:
 
 
 def add_heading(figure: Figure, title: str, group: Group) -> None:
-    """Title, setting and legend, stacked at the top left; the axes get what is below them."""
-    height = figure.get_figheight()
+    """Title, the group's setting and legend, stacked at the top left."""
     place = f"{group.place[0].upper()}{group.place[1:]}"
-    setting = textwrap.wrap(f"{place}: {group.setting}", 120)
+    add_title(figure, title, f"{place}: {group.setting}")
+
+
+def add_title(figure: Figure, title: str, below: str) -> None:
+    """Title, a line below it and legend, stacked at the top left; the axes get the rest."""
+    height = figure.get_figheight()
+    setting = textwrap.wrap(below, 120)
     left, line = 0.012, 0.2 / height  # fractions of the figure
     top = 1 - 0.12 / height
     figure.text(left, top, title, va="top", fontsize=14, weight="bold", color=INK)
@@ -97,12 +99,3 @@ def legend_names(found: Sequence[dict[Category, int]]) -> dict[Category, str]:
         for category in present(found)
         for widest in [max(by.get(category, 0) for by in found)]
     }
-
-
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `figure` beside `stem` as PNG and SVG; the same figure, the same bytes."""
-    png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
-    figure.savefig(png, dpi=_PNG_DOTS_PER_INCH, metadata={"Software": None})
-    with rc_context({"svg.hashsalt": "petl-bench"}):  # else element ids are drawn at random
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    return [png, svg]

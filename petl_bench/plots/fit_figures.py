@@ -5,18 +5,17 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from petl_bench.fit import Curve, Frontier, Vary
 from petl_bench.fit.tables import title
+from petl_bench.plots import save_figure
 from petl_bench.plots.drawing import (
     FADED,
     INK,
     WARNING,
-    WIDTH_INCHES,
+    add_title,
     blank_figure,
-    save,
     style_axes,
 )
 from petl_bench.series import byte_axis
@@ -31,8 +30,8 @@ _AXIS = {Vary.BATCH: "batch size", Vary.LENGTH: "source tokens", Vary.BACKBONE: 
 def save_fit_figures(frontier: Frontier, folder: Path) -> list[Path]:
     """Both figures as PNG and SVG in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    written = save(frontier_figure(frontier), folder / "fit_frontier")
-    return written + save(memory_figure(frontier), folder / "fit_memory")
+    written = save_figure(frontier_figure(frontier), folder / "fit_frontier")
+    return written + save_figure(memory_figure(frontier), folder / "fit_memory")
 
 
 def frontier_figure(frontier: Frontier) -> Figure:
@@ -69,7 +68,7 @@ def frontier_figure(frontier: Frontier) -> Figure:
     _label_axis(frontier, axes)
     style_axes(axes, grid="x")
     axes.tick_params(axis="y", length=0, labelsize=10.5, labelcolor=INK)
-    _head(figure, f"Largest {_AXIS[frontier.vary]} that fits", frontier)
+    add_title(figure, f"Largest {_AXIS[frontier.vary]} that fits", _setting(frontier))
     return figure
 
 
@@ -114,7 +113,7 @@ def memory_figure(frontier: Frontier) -> Figure:
     _label_axis(frontier, axes)
     axes.set_ylabel(f"peak reserved memory ({unit_name})")
     style_axes(axes, grid="both")
-    _head(figure, f"Memory against {_AXIS[frontier.vary]}", frontier)
+    add_title(figure, f"Memory against {_AXIS[frontier.vary]}", _setting(frontier))
     return figure
 
 
@@ -147,35 +146,8 @@ def _label_axis(frontier: Frontier, axes: Axes) -> None:
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
 
 
-def _head(figure: Figure, heading: str, frontier: Frontier) -> None:
-    """Title, setting and legend above the axes."""
-    height = figure.get_figheight()
-    lines = textwrap.wrap(title(frontier).partition(": ")[2], 120)
-    top = 1 - 0.12 / height
-    figure.text(0.012, top, heading, va="top", fontsize=14, weight="bold", color=INK)
-    top -= 0.31 / height
-    figure.text(0.012, top, "\n".join(lines), va="top", fontsize=10, color=FADED)
-    top -= (0.2 * len(lines) + 0.06) / height
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    widest = max(map(len, labels), default=1)
-    columns = max(1, min(len(labels), int(WIDTH_INCHES / (0.5 + 0.075 * widest))))
-    figure.legend(
-        handles,
-        labels,
-        loc="upper left",
-        bbox_to_anchor=(0.012, top),
-        ncols=columns,
-        frameon=False,
-        fontsize=9.5,
-        labelcolor=INK,
-        borderpad=0.0,
-        borderaxespad=0.0,
-    )
-    rows = -(-len(labels) // columns)
-    below = top - (0.2 * rows + 0.1) / height
-    engine = figure.get_layout_engine()
-    assert isinstance(engine, ConstrainedLayoutEngine)
-    engine.set(rect=(0, 0, 1, below), w_pad=0.1, h_pad=0.06)
+def _setting(frontier: Frontier) -> str:
+    return title(frontier).partition(": ")[2]
 
 
 def _wrapped(label: str) -> str:

@@ -101,10 +101,11 @@ def memory_figure(frontier: Frontier) -> Figure:
     for room in rooms:
         axes.annotate(
             f"{format_bytes(memories[room])} card",
-            (0, room / unit),
+            (1, room / unit),
             xycoords=("axes fraction", "data"),
-            xytext=(4, 3),
+            xytext=(-3, 3),
             textcoords="offset points",
+            ha="right",
             fontsize=8.5,
             color=WARNING,
         )

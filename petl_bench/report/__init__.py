@@ -1,18 +1,11 @@
 """Records as one HTML file that opens offline: findings, tables, charts, and how they were got."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import get_args
-
-from jinja2 import Environment as Templates
-from jinja2 import StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from petl_bench.record import Environment, Origin, Record, Status
 from petl_bench.report.charts import (
@@ -23,6 +16,7 @@ from petl_bench.report.charts import (
     peak_chart,
     timeline_charts,
 )
+from petl_bench.report.page import render, write_whole
 from petl_bench.series import Axis, throughput_label
 from petl_bench.tables import (
     ABSENT,
@@ -95,24 +89,15 @@ def write_report(records: Sequence[Record], path: Path, *, command: str) -> None
     """
     if not records:
         raise ValueError("there are no records to report")
-    text = _render(records, command)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(_render(records, command), path)
 
 
 def _render(records: Sequence[Record], command: str) -> str:
     charts: dict[str, Chart] = {}
     found = groups(records)
     sections = [_section(group, number, charts) for number, group in enumerate(found, start=1)]
-    templates = Templates(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return templates.from_string(_asset("report.html.jinja")).render(
+    return render(
+        "report.html.jinja",
         headline=max(sections, key=_best_saving),
         sections=sections,
         charts=charts,
@@ -126,14 +111,7 @@ def _render(records: Sequence[Record], command: str) -> str:
         how=_how(records),
         command=command,
         when=_when(records),
-        css=Markup(_asset("report.css")),  # noqa: S704 - our own file, no one's input
-        js=Markup(_asset("report.js")),  # noqa: S704 - our own file
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 - plotly's own file
     )
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _section(group: Group, number: int, charts: dict[str, Chart]) -> _Section:

@@ -239,6 +239,7 @@ def _timeline_chart(found: Timeline, largest: int) -> Chart:
         "line": {"width": 0, "shape": "hv"},  # for the hover only
         "hovertemplate": f"%{{y:.3f}} {unit_name}",
     }
+    shapes, notes = phase_shapes(found.bands)
     return {
         "data": [*traces, total],
         "layout": {
@@ -255,20 +256,26 @@ def _timeline_chart(found: Timeline, largest: int) -> Chart:
                 "title": {"text": f"allocated memory ({unit_name})"},
                 "range": [0, 1.12 * largest / unit],
             },
-            "shapes": [_band(first, end) for _, first, end in found.bands[::2]],
-            "annotations": [
-                {
-                    "x": (first + end) / 2,
-                    "y": 1,
-                    "yref": "paper",
-                    "yanchor": "top",
-                    "text": phase.replace("_", "<br>"),
-                    "showarrow": False,
-                }
-                for phase, first, end in found.bands
-            ],
+            "shapes": shapes,
+            "annotations": notes,
         },
     }
+
+
+def phase_shapes(bands: Sequence[tuple[str, int, int]]) -> tuple[list[Chart], list[Chart]]:
+    """Shading and names of phases, each with its first event and the first one after it."""
+    notes: list[Chart] = [
+        {
+            "x": (first + end) / 2,
+            "y": 1,
+            "yref": "paper",
+            "yanchor": "top",
+            "text": phase.replace("_", "<br>"),
+            "showarrow": False,
+        }
+        for phase, first, end in bands
+    ]
+    return [_band(first, end) for _, first, end in bands[::2]], notes
 
 
 def _band(first: int, end: int) -> Chart:

@@ -98,8 +98,8 @@ def _bands(timeline: StepTimeline) -> Table:
         rows.append((Cell(text=band_name(band)), size, *(Cell(text=text) for text in texts)))
     return Table(
         title="tensors",
-        caption=f"{len(rows):,} of {timeline.tensors:,} tensors, by bytes and time alive: the bands of"
-        " the chart.",
+        caption=f"{len(rows):,} of {timeline.tensors:,} tensors, by bytes and time alive: the"
+        " bands of the chart.",
         columns=tuple(
             Column(header=header, align="right" if header == "allocated" else "left")
             for header in headers

@@ -28,6 +28,7 @@ from petl_bench.units import format_bytes
 MODEL = "(model)"
 NO_SOURCE = ""
 _OUTSIDE = {Category.INPUT: "(batch)", Category.WORKSPACE: "(library)"}
+_BANDS_IN_A_PEAK = 400  # a band that is lower than this part of the peak is not to be seen
 _ELSEWHERE = "(training step)"  # the optimizer, clipping
 _PLURALS = {
     Category.PARAMETER: "parameters",
@@ -218,7 +219,8 @@ def _timeline(
         return range(bisect_left(moments, life.born), stop)
 
     found.sort(key=lambda life: (-life.block_bytes * len(alive(life)), life.born, life.index))
-    largest = [life for life in found[:count] if alive(life)]
+    visible = max(point.allocated_bytes for point in points) // _BANDS_IN_A_PEAK
+    largest = [life for life in found[:count] if alive(life) and life.block_bytes > visible]
     rest = [dict(point.by_category) for point in points]
     for life in largest:
         category = ledger.categories[life.index]

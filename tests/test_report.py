@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 
 import plotly.graph_objects as go
@@ -192,45 +191,10 @@ def test_a_report_of_no_records_is_refused(tmp_path):
 # In a browser: skipped, visibly, where playwright or Chromium is missing.
 
 
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.skip("needs chromium on the path")
-    quiet = ["background-networking", "component-update", "sync"]
-    arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
-    arguments += [f"--disable-{name}" for name in quiet]
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=executable, args=arguments)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def show(chromium, write):
-    """Opens a report; the page's `complaints` are its console errors and network requests."""
-    contexts = []
-
-    def show(records, **options):
-        options = {"viewport": {"width": 1200, "height": 900}, **options}
-        context = chromium.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints = []
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on("console", lambda said: page.complaints.append(said.text))
-        page.on("request", lambda request: page.complaints.append(request.url))
-        page.goto(write(records).as_uri())
-        page.wait_for_function(
-            "[...document.querySelectorAll('.chart')].every((chart) => chart.dataset.drawn)"
-        )
-        page.complaints = [each for each in page.complaints if not each.startswith("file:")]
-        return page
-
-    yield show
-    for context in contexts:
-        context.close()
+def show(open_page, write):
+    """Opens a report of records."""
+    return lambda records, **options: open_page(write(records), **options)
 
 
 def test_charts_are_drawn_without_complaint_or_network(show, made_up_records, made_up_record):

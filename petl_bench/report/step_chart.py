@@ -83,7 +83,7 @@ def _trace(
         "name": category.replace("_", " "),
         "x": events,
         "y": [round(size / unit, 4) for size in sizes],
-        "line": {"width": 0.6, "shape": "hv"},
+        "line": {"width": 0.5, "shape": "hv"},
         "fillcolor": _faded(PALETTE[category], opacity),
         "marker": {"color": PALETTE[category]},
         "hoveron": "fills",

@@ -13,19 +13,23 @@ from petl_bench.report.charts import (
     Chart,
     legend,
     pareto_chart,
-    peak_chart,
+    peak_charts,
+    side_by_side_chart,
     timeline_charts,
 )
 from petl_bench.report.page import render, write_whole
+from petl_bench.report.reproduction import explain_command, run_command
 from petl_bench.series import Axis, throughput_label
 from petl_bench.tables import (
     ABSENT,
     Group,
     Table,
     category_peaks,
+    distinct_names,
     finding,
     groups,
     phase_peaks,
+    side_by_side,
     status_text,
     summary,
     values,
@@ -54,6 +58,8 @@ _FIT = (
     " released and the request is tried again; a case is too large where even that fails. Its bytes"
     " are still those of a card without a limit."
 )
+_PEAKS = "Peak memory by category"
+_CHOICES = {_PEAKS: "peak of"}
 _COUNTERS = (
     "Peak allocated counts the allocator's blocks that hold live tensors; peak reserved counts"
     " what the allocator holds from the device. Savings compare peak allocated."
@@ -66,6 +72,7 @@ class _Figure:
 
     title: str
     description: str  # for those who hear the page
+    choice: str  # what the options are
     options: tuple[tuple[str, str], ...]  # label, key of the chart
     legend: tuple[tuple[str, str], ...]  # name, colour; empty for a Pareto plot
 
@@ -79,6 +86,16 @@ class _Section:
     summary: Table
     details: tuple[tuple[str, Table], ...]
     figures: tuple[_Figure, ...]
+    explain: str | None  # the command that tells what is behind a timeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Comparison:
+    """The groups side by side."""
+
+    table: Table
+    key: str  # of the chart
+    legend: tuple[tuple[str, str], ...]  # name, colour
 
 
 def write_report(records: Sequence[Record], path: Path, *, command: str) -> None:
@@ -105,9 +122,16 @@ def _render(records: Sequence[Record], command: str) -> str:
         failures=[(group, _failures(group)) for group in found if _failures(group)],
         environments=_environment_rows(records),
         questions=[
-            (record.label, json.dumps(record.case.method.config), record.case_id, record.origin)
+            (
+                record.label,
+                run_command(record),
+                json.dumps(record.case.method.config),
+                record.case_id,
+                record.origin,
+            )
             for record in records
         ],
+        comparison=_comparison(records, charts),
         how=_how(records),
         command=command,
         when=_when(records),
@@ -126,6 +150,9 @@ def _section(group: Group, number: int, charts: dict[str, Chart]) -> _Section:
         figures.append(
             _Figure(
                 title=title,
+                choice="peak of"
+                if len(options) > 1 and options[0][0] == "whole step"
+                else "method",
                 description=f"{title}: {group.title}. The tables hold the same numbers.",
                 options=tuple(zip(labels, keys, strict=True)),
                 legend=tuple(legend([chart for _, chart in options])),
@@ -137,6 +164,29 @@ def _section(group: Group, number: int, charts: dict[str, Chart]) -> _Section:
         summary=table,
         details=(("Peak of each phase", phases), ("What the peak is made of", categories)),
         figures=tuple(figures),
+        explain=next(
+            (
+                explain_command(record)
+                for record in group.records
+                if record.origin is Origin.SIMULATED and record.measurement
+            ),
+            None,
+        ),
+    )
+
+
+def _comparison(records: Sequence[Record], charts: dict[str, Chart]) -> _Comparison | None:
+    """The groups side by side, if there are more than one; its chart is added to `charts`."""
+    table = side_by_side(records)
+    if table is None:
+        return None
+    found = groups(records)
+    charts["side-by-side"] = chart = side_by_side_chart(found)
+    colours = [trace["marker"]["color"] for trace in chart["data"]]
+    return _Comparison(
+        table=table,
+        key="side-by-side",
+        legend=tuple(zip(distinct_names(found), colours, strict=True)),
     )
 
 
@@ -151,8 +201,7 @@ def _chart_options(group: Group) -> list[tuple[str, list[tuple[str, Chart]]]]:
         "trainable_parameters": "Peak memory against trainable parameters",
         "throughput": f"Peak memory against {throughput_label(group)}",
     }
-    peak = peak_chart(group)
-    found = [("Peak memory by category", [("all", peak)] if peak else [])]
+    found = [(_PEAKS, peak_charts(group))]
     for axis in get_args(Axis):
         chart = pareto_chart(group, axis)
         found.append((against[axis], [("all", chart)] if chart else []))

@@ -82,9 +82,9 @@ class Suite:
         return [
             backbones.find(
                 str(cell["name"]),
-                dtype=_one_of("dtype", DType, cell.get("dtype", DType.FP32)),
-                attention=_one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
-                quantize=_one_of("quantize", Quantization, cell["quantize"])
+                dtype=one_of("dtype", DType, cell.get("dtype", DType.FP32)),
+                attention=one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
+                quantize=one_of("quantize", Quantization, cell["quantize"])
                 if "quantize" in cell
                 else None,
             )
@@ -171,7 +171,12 @@ def _product(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(axes, cell, strict=True)) for cell in itertools.product(*axes.values())]
 
 
-def _one_of(name: str, kind: type[E], value: Any) -> E:
+def one_of(name: str, kind: type[E], value: Any) -> E:
+    """The member of `kind` that `value` names, for the field `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
     try:
         return kind(value)
     except ValueError:

@@ -104,7 +104,7 @@ def _warm_up() -> None:
     import transformers  # noqa: F401, PLC0415
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Leave when the parent dies, however long the case under way would go on."""
     parent = os.getppid()
 
@@ -126,7 +126,7 @@ def main() -> None:
     origin, card_name, *eras = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # anything printed from here on goes to stderr
-    _end_with_parent()
+    end_with_parent()
     try:
         serve(Origin(origin), card_name, sys.stdin, answers, *eras)
     except (BrokenPipeError, KeyboardInterrupt):

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from petl_bench.cli import baseline, compare, explain, inspect, present, run, verify
+from petl_bench.cli import baseline, compare, explain, fit, inspect, present, run, verify
 from petl_bench.errors import UsageError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("show")(present.show)
 app.command("report")(present.report)
+app.command("fit")(fit.fit)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.add_typer(baseline.app, name="baseline")

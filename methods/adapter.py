@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from petl_bench import branches
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.method import Method, MethodConfig, freeze
+from petl_bench.method import LayeredConfig, Method, freeze, leaves_a_layer
 
 _AFTER = {
     "houlsby": branches.SELF_ATTENTION_AND_FEED_FORWARD,
@@ -27,7 +27,7 @@ _AFTER = {
 }
 
 
-class AdapterConfig(MethodConfig):
+class AdapterConfig(LayeredConfig):
     """Where the bottlenecks stand and how wide they are."""
 
     placement: Literal["houlsby", "pfeiffer"] = Field(
@@ -64,6 +64,7 @@ class Bottleneck(nn.Module):
 def attach(model: nn.Module, ports: Ports, config: AdapterConfig) -> nn.Module:
     """Freeze the backbone and hang a bottleneck on each chosen branch's last projection."""
     freeze(model)
+    ports = ports.above(config.freeze_lower)
     D = ports.dims.hidden_size
     branches.hang(
         ports,
@@ -81,9 +82,10 @@ def trainable_parameters(dims: Dims, config: AdapterConfig) -> int:
 
     T5-base, m = 48: 48 bottlenecks of 74,544 and 62 norms of 768 make 3,625,728.
     """
+    dims = dims.above(config.freeze_lower)
     D, m = dims.hidden_size, config.width(dims.hidden_size)
     bottlenecks = branches.count(dims, _AFTER[config.placement])
-    norms = dims.num_sublayers + len(dims.stacks) if config.norms else 0
+    norms = sum(stack.norms for stack in dims.stacks.values()) if config.norms else 0
     return bottlenecks * (2 * D * m + m + D) + norms * D
 
 
@@ -94,4 +96,5 @@ METHOD = Method(
     config=AdapterConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=leaves_a_layer,
 )

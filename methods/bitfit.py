@@ -12,10 +12,10 @@ from pydantic import Field
 from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports, add_biases
-from petl_bench.method import Method, MethodConfig, freeze
+from petl_bench.method import LayeredConfig, Method, freeze, leaves_a_layer
 
 
-class BitFitConfig(MethodConfig):
+class BitFitConfig(LayeredConfig):
     """Which vectors train."""
 
     terms: Literal["biases", "norms"] = Field(
@@ -26,6 +26,7 @@ class BitFitConfig(MethodConfig):
 def attach(model: nn.Module, ports: Ports, config: BitFitConfig) -> nn.Module:
     """Freeze all but the chosen vectors."""
     freeze(model)
+    ports = ports.above(config.freeze_lower)
     if config.terms == "norms":
         trained = [parameter for norm in ports.norms for parameter in norm.parameters()]
     else:
@@ -39,9 +40,10 @@ def attach(model: nn.Module, ports: Ports, config: BitFitConfig) -> nn.Module:
 
 def trainable_parameters(dims: Dims, config: BitFitConfig) -> int:
     """Number of bias entries, or of norm scales (one a sublayer, one a stack)."""
+    dims = dims.above(config.freeze_lower)
     if config.terms == "biases":
         return dims.bias_terms
-    return (dims.num_sublayers + len(dims.stacks)) * dims.hidden_size
+    return sum(stack.norms for stack in dims.stacks.values()) * dims.hidden_size
 
 
 METHOD = Method(
@@ -51,4 +53,5 @@ METHOD = Method(
     config=BitFitConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=leaves_a_layer,
 )

@@ -13,10 +13,10 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports, SublayerKind, add_biases
-from petl_bench.method import Method, MethodConfig
+from petl_bench.method import LayeredConfig, Method, leaves_a_layer
 
 
-class LoraConfig(MethodConfig):
+class LoraConfig(LayeredConfig):
     """peft's options that shape the update, by peft's names."""
 
     r: int = Field(32, gt=0, description="rank of the update")
@@ -37,12 +37,15 @@ def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
     """Peft's model with an update beside every target projection."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
+    frozen, ports = ports.below(config.freeze_lower), ports.above(config.freeze_lower)
     roles = ports.projections
     missing = [target for target in config.targets if target not in roles]
     if missing:
         raise ValueError(f"lora: no projection {missing[0]!r}; here are: {', '.join(roles)}")
     if config.biases == "all":
         add_biases(ports.biasable)
+    chosen = {linear for target in config.targets for linear in roles[target]}
+    names = [name for name, module in model.named_modules() if module in chosen]
     lora: nn.Module = peft.get_peft_model(
         model,
         peft.LoraConfig(
@@ -50,13 +53,15 @@ def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
             r=config.r,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
-            target_modules=list(config.targets),
+            target_modules=names if frozen else list(config.targets),
             bias=config.biases,
         ),
     )
     if config.biases == "all":
         for table in ports.position_tables:  # peft matches only names that end in "bias"
             table.requires_grad_(requires_grad=True)
+    for module in frozen:  # of which peft would train the biases
+        module.requires_grad_(requires_grad=False)
     return lora
 
 
@@ -65,6 +70,7 @@ def trainable_parameters(dims: Dims, config: LoraConfig) -> int:
 
     T5-base, r = 32 on q and v: 36 attentions * 2 * 32 * 1,536 = 3,538,944.
     """
+    dims = dims.above(config.freeze_lower)
     D, inner, F = dims.hidden_size, dims.inner_size, dims.feed_forward_size
     total = 0
     for stack in dims.stacks.values():
@@ -87,4 +93,5 @@ METHOD = Method(
     config=LoraConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=leaves_a_layer,
 )

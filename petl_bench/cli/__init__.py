@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from petl_bench.cli import explain, inspect, present, run, verify
+from petl_bench.cli import explain, inspect, present, reproduce, run, verify
 from petl_bench.errors import UsageError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("show")(present.show)
 app.command("report")(present.report)
 app.command("explain")(explain.explain)
 app.command("verify")(verify.verify)
+app.command("reproduce")(reproduce.reproduce)
 app.command("methods")(inspect.methods)
 app.command("backbones")(inspect.backbones)
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from petl_bench.papers.reproduction import Cell, Place, Reproduction
 from petl_bench.papers.schema import Drawing
-from petl_bench.papers.tables import headers
+from petl_bench.papers.tables import decimals_of, headers
 from petl_bench.plots import save_figure
 from petl_bench.plots.drawing import (
     ACCENT,
@@ -19,6 +19,7 @@ from petl_bench.plots.drawing import (
     style_axes,
 )
 from petl_bench.plots.point_labels import label_points
+from petl_bench.record import Origin
 from petl_bench.series import Point
 
 _PUBLISHED = "#EE7733"
@@ -94,7 +95,12 @@ def _scores(found: Reproduction, drawing: Drawing, cells: Sequence[Cell]) -> Fig
         (memory, score, Point(label=cell.row.label, x=memory, peak_bytes=0, best=False))
         for memory, score, cell in points
     ]
-    label_points(figure, axes, labelled, [])
+    apart = [
+        [(cell.published, score), (memory, score)]
+        for memory, score, cell in points
+        if cell.published is not None
+    ]
+    label_points(figure, axes, labelled, [], apart)
     return figure
 
 
@@ -107,6 +113,7 @@ def _bars(found: Reproduction, drawing: Drawing, cells: Sequence[Cell]) -> Figur
         (name, _COLOURS[place], [found.value(cell, place) for cell in cells])
         for place, name in headers(found).items()
     ]
+    decimals = decimals_of(cells)
     thick = 0.8 / len(series)
     figure, (axes,) = blank_figure(1.5 + 0.2 * len(series) * len(cells) + 0.1 * len(cells), 1)
     for number, (name, colour, values) in enumerate(series):
@@ -115,7 +122,7 @@ def _bars(found: Reproduction, drawing: Drawing, cells: Sequence[Cell]) -> Figur
                 at = position + (number - (len(series) - 1) / 2) * thick
                 axes.barh(at, value, 0.92 * thick, color=colour, label=name)
                 axes.annotate(
-                    f"{value:g}" if name == "published" else f"{value:.2f}",
+                    f"{value:.{decimals if name == 'published' else 2}f}",
                     (value, at),
                     xytext=(4, 0),
                     textcoords="offset points",
@@ -153,18 +160,18 @@ def _sweep(found: Reproduction, drawing: Drawing, cells: Sequence[Cell]) -> Figu
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     axes.set_xlabel("updated parameters, % of the backbone's")
-    axes.set_ylabel(f"training memory ({found.paper.memory_unit})")
+    axes.set_ylabel(f"training memory ({found.paper.memory_unit}), {headers(found)[place]}")
     axes.set_ylim(0, 1.12 * max(memory for points in lines.values() for _, memory, _ in points))
     axes.margins(x=0.12)
     style_axes(axes, grid="both")
-    add_title(figure, drawing.title, f"{headers(found)[place].capitalize()}. {_setting(found)}")
+    add_title(figure, drawing.title, _setting(found))
     labelled = [
         (x, y, Point(label=_short(label, name), x=x, peak_bytes=0, best=False))
         for name, points in lines.items()
         for x, y, label in points
     ]
-    corners = [(x, y) for points in lines.values() for x, y, _ in points]
-    label_points(figure, axes, labelled, corners if len(lines) == 1 else [])
+    slopes = [[(x, y) for x, y, _ in points] for points in lines.values()]
+    label_points(figure, axes, labelled, [], slopes)
     return figure
 
 
@@ -179,5 +186,9 @@ def _memory_axis(found: Reproduction, axes: Axes, largest: float) -> None:
 
 
 def _setting(found: Reproduction) -> str:
-    devices = sorted({record.environment.device for record in found.records})
-    return f"Published: {found.paper.source}. Ours: {', '.join(devices)}."
+    devices = dict.fromkeys((r.origin.value, r.environment.device) for r in found.records)
+    ours = ", ".join(
+        f"{origin} {'on' if origin == Origin.MEASURED else 'for'} {device}"
+        for origin, device in devices
+    )
+    return f"Published: {found.paper.source}. Ours: {ours}."

@@ -1,6 +1,6 @@
 """A reproduction as tables for people and as one CSV for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -63,8 +63,12 @@ def claims(found: Reproduction) -> Table | None:
         shown = [_text(claim.text), published, _text(claim.provenance), *values]
         rows.append((*shown, _verdict(verdict, ours)))
     speeds = any(claim.relation is Relation.SPEED_RATIO for claim in found.paper.claims)
-    caption = "Recomputed from our own numbers alone. A claim stands within 5 % of its number"
-    caption += ", or better where it says at least so much."
+    within = sorted({claim.tolerance_percent for claim in found.paper.claims})
+    caption = (
+        f"Recomputed from our own numbers alone. A claim stands within"
+        f" {' or '.join(f'{percent:g}' for percent in within)} % of its number, or better where it"
+        " says at least so much."
+    )
     if speeds:
         caption += " Simulated speeds are roofline estimates, not measurements."
     return Table(title="Claims", caption=caption, columns=tuple(columns), rows=tuple(rows))
@@ -169,7 +173,7 @@ def _column_table(found: Reproduction, chosen: Sequence[Cell]) -> Table:
             columns.append(Column(header="difference", align="right"))
     if refused:
         columns.append(Column(header="status", align="left"))
-    decimals = max(_decimals(cell.published) for cell in chosen)
+    decimals = decimals_of(chosen)
     rows = []
     for cell in chosen:
         shown = [_text(cell.row.label), _text(cell.row.method)]
@@ -217,7 +221,7 @@ def _caption(found: Reproduction, chosen: Sequence[Cell]) -> str:
     if column.quantity is Quantity.PEAK_MEMORY:
         parts += [f"{cell.row.label}: {cell.row.note}." for cell in chosen if cell.row.note]
     parts += [
-        f"{NOT_RUNNABLE.capitalize()}: {', '.join(labels)}: {reason}."
+        f"{NOT_RUNNABLE.capitalize()}: {', '.join(labels)}: {reason.rstrip('.?')}."
         for labels, reason in _refusals(found, chosen)
     ]
     return " ".join(parts)
@@ -247,9 +251,10 @@ def _ours(value: float, column: PaperColumn) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.2f}"
 
 
-def _decimals(value: float | None) -> int:
-    """Digits after the point that `value` was printed with, trailing zeros apart."""
-    return 0 if value is None else len(f"{value:g}".partition(".")[2])
+def decimals_of(cells: Iterable[Cell]) -> int:
+    """Digits after the point that the cells' published values were printed with."""
+    printed = (f"{cell.published or 0:.4f}".rstrip("0") for cell in cells)
+    return max(len(text.partition(".")[2]) for text in printed)
 
 
 def _apart(value: float, column: PaperColumn) -> str:

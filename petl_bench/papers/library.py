@@ -34,7 +34,7 @@ def find(given: str) -> Paper:
         return _parse(text, given)
     path = Path(given)
     if path.suffix != _SUFFIX:
-        raise UsageError(f"paper: no paper {given!r}; {hint(given, names())}; or name a TOML file")
+        raise UsageError(f"paper: no paper or TOML file {given!r}; {hint(given, names())}")
     try:
         return _parse(path.read_text(encoding="utf-8"), given)
     except OSError as error:

@@ -19,6 +19,7 @@ from petl_bench.papers.tables import (
     headline,
     not_runnable,
     provenances,
+    score_tables,
 )
 
 
@@ -39,7 +40,7 @@ def _render(found: Reproduction, command: str) -> str:
         headline=headline(found),
         claims=claims(found),
         drawings=[(drawing.title, _svg(figure)) for drawing, figure in draw_all(found)],
-        tables=column_tables(found),
+        tables=[*column_tables(found), *score_tables(found)],
         missing=not_runnable(found),
         provenances=provenances(found),
         places=places,

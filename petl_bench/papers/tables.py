@@ -1,6 +1,6 @@
 """A reproduction as tables for people and as one CSV for programs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -83,6 +83,41 @@ def column_tables(found: Reproduction, *, printed: bool = False) -> list[Table]:
     ]
 
 
+def score_tables(found: Reproduction) -> list[Table]:
+    """The scores that the paper printed, a table each; ours has none to set beside them."""
+    tables = []
+    for table in found.paper.tables:
+        rows = [row for row in table.rows if row.scores]
+        if not rows:
+            continue
+        names = list(dict.fromkeys(name for row in rows for name in row.scores))
+        averaged = any(row.average is not None for row in rows)
+        columns = [Column(header="row", align="left")]
+        columns += [Column(header=name, align="right") for name in names]
+        columns += [Column(header="average", align="right")] if averaged else []
+        cells = [
+            (
+                _text(row.label),
+                *(_score(row.scores.get(name)) for name in names),
+                *([_score(row.average)] if averaged else []),
+            )
+            for row in rows
+        ]
+        tables.append(
+            Table(
+                title=f"{table.title}: published scores",
+                caption=f"The paper's own ({table.provenance}); no score of ours is here.",
+                columns=tuple(columns),
+                rows=tuple(cells),
+            )
+        )
+    return tables
+
+
+def _score(value: float | None) -> Text:
+    return _text(ABSENT) if value is None else _text(f"{value:g}", value)
+
+
 def _by_column(found: Reproduction) -> list[list[Cell]]:
     """The cells of each column of each table, in the paper's order."""
     chosen: dict[tuple[str, str], list[Cell]] = {
@@ -139,9 +174,8 @@ def to_page(found: Reproduction, command: str) -> str:
     parts += [f"Paper: {paper.setting}", *filter(None, [paper.note])]
     parts += [f"`{command}`", _provenance_list(found)]
     summary = claims(found)
-    parts += [
-        to_markdown(table) for table in [*([summary] if summary else []), *column_tables(found)]
-    ]
+    tables = [*([summary] if summary else []), *column_tables(found), *score_tables(found)]
+    parts += map(to_markdown, tables)
     missing = not_runnable(found)
     if missing:
         lines = [f"- {what}: {reason}" for what, reason in missing]
@@ -251,10 +285,11 @@ def _ours(value: float, column: PaperColumn) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.2f}"
 
 
-def decimals_of(cells: Iterable[Cell]) -> int:
+def decimals_of(cells: Sequence[Cell]) -> int:
     """Digits after the point that the cells' published values were printed with."""
+    least = int(any(cell.column.quantity is Quantity.PEAK_MEMORY for cell in cells))
     printed = (f"{cell.published or 0:.4f}".rstrip("0") for cell in cells)
-    return max(len(text.partition(".")[2]) for text in printed)
+    return max(least, *(len(text.partition(".")[2]) for text in printed))
 
 
 def _apart(value: float, column: PaperColumn) -> str:

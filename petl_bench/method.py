@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
@@ -25,6 +25,24 @@ C = TypeVar("C", bound=MethodConfig)
 def always_supported(dims: Dims, config: MethodConfig) -> str | None:  # noqa: ARG001
     """None: the method runs on every backbone."""
     return None
+
+
+class LayeredConfig(MethodConfig):
+    """Base of configurations whose method may leave the lowest layers as they are."""
+
+    freeze_lower: int = Field(
+        0,
+        ge=0,
+        description="leave the lowest N layers alone, counted through the stacks as they run",
+    )
+
+
+def leaves_a_layer(dims: Dims, config: LayeredConfig) -> str | None:
+    """Why `freeze_lower` leaves nothing to train, or None."""
+    layers = sum(stack.layers for stack in dims.stacks.values())
+    if not config.freeze_lower or config.freeze_lower < layers:
+        return None
+    return f"freeze_lower={config.freeze_lower} leaves none of the {layers} layers"
 
 
 def needs_ports(dims: Dims, config: MethodConfig) -> str | None:

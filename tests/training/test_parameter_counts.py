@@ -18,6 +18,7 @@ T5_BASE = {
     "compacter[placement=compacter++]": 104_704,
     "lora": 3_538_944,
     "lora[biases=all]": 3_820_644,
+    "lora_fa": 1_769_472,
     "bitfit": 280_932,
     "prompt": 76_800,
     "ptuning": 8_278_272,

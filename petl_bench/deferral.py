@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ aten = torch.ops.aten
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SMALL_BYTES = 65_536  # of what is kept for the next question
+LARGE = 1_000_000  # elements of a matrix that takes seconds to factorise
 STANDARD_DEVIATION = 0.02  # of what stands for weights, as transformers draws them
 
 
@@ -42,7 +43,8 @@ def without_data(model: nn.Module) -> None:
     """Put the tensors of `model` that hold data on the meta device, ties kept."""
     moved: dict[torch.Tensor, torch.Tensor] = {}
     for module in model.modules():
-        for tensors in (module._parameters, module._buffers):  # noqa: SLF001 - by their own names
+        by_kind: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001
+        for tensors in by_kind:
             for name, tensor in tensors.items():
                 if tensor is None or tensor.is_meta:
                     continue
@@ -93,12 +95,12 @@ def _meant(argument: Any) -> Any:
 
 
 _GETTERS: dict[Any, Callable[[Any], Any]] = {
-    torch.Tensor.device.__get__: lambda device: CPU if device == META else device,  # type: ignore[attr-defined]
+    torch.Tensor.device.__get__: lambda device: CPU if device == META else device,
     torch.Tensor.is_meta.__get__: lambda _: False,  # type: ignore[attr-defined]
     torch.Tensor.is_cpu.__get__: lambda _: True,  # type: ignore[attr-defined]
 }
 _OF_DATA = {torch.tensor, torch.as_tensor, torch.asarray}
-_TO_NUMPY = {torch.Tensor.numpy, torch.Tensor.__array__}
+_TO_NUMPY: set[Any] = {torch.Tensor.numpy, torch.Tensor.__array__}
 
 
 # --- how storages came to be --------------------------------------------------------------------
@@ -130,7 +132,7 @@ class _View:
     def on(self, storage: torch.UntypedStorage) -> torch.Tensor:
         """The tensor, of what `storage` holds."""
         tensor = torch.empty(0, dtype=self.dtype, device=CPU)
-        tensor.set_(storage, self.offset, self.size, self.stride)  # type: ignore[call-overload]
+        tensor.set_(storage, self.offset, self.size, self.stride)
         return tensor
 
 
@@ -158,7 +160,7 @@ class _Call:
 
     def written(self, storages: _Bytes) -> list[torch.UntypedStorage]:
         """What it makes, then what it changes; `storages` stay as they are."""
-        if any(_writes(argument) for argument in self.func._schema.arguments):  # noqa: SLF001
+        if _written(self.func):
             storages = {state: storages[state].clone() for state in self.reads}
         out, args, kwargs = self._run(storages)
         tensors = [*_made(out, args, kwargs), *_changed(self.func, args, kwargs)]
@@ -174,6 +176,8 @@ class _Call:
             elif leaf == META:
                 leaves[index] = CPU
         args, kwargs = tree_unflatten(leaves, self.spec)
+        if not self.draw:
+            return self.func(*args, **kwargs), args, kwargs
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(self.draw)
             return self.func(*args, **kwargs), args, kwargs
@@ -186,6 +190,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         # By the storage's address; the storage is kept, or its address would be given again.
         self._states: dict[int, tuple[torch.UntypedStorage, _State]] = {}
+        self._holding: dict[int, tuple[torch.UntypedStorage, int, _State]] = {}
         self._small: dict[int, torch.UntypedStorage] = {}  # by their states' keys
         self._answers: dict[int, Any] = {}  # of calls without a meta kernel, by their keys
         self._draws = itertools.count(1)
@@ -219,7 +224,8 @@ class _Recorder(TorchDispatchMode):
             out = self._answer(call)
         for position, tensor in enumerate([*_made(out, args, kwargs), *changed]):
             storage = tensor.untyped_storage()
-            state = _State(call, position, hash((call.key, position)))
+            origin = _random(tensor) if _takes_long(func, tensors) else call
+            state = _State(origin, position, hash((call.key, position)))
             self._states[storage._cdata] = (storage, state)  # noqa: SLF001 - its address
         return out
 
@@ -250,21 +256,29 @@ class _Recorder(TorchDispatchMode):
     def _view(self, tensor: torch.Tensor) -> _View:
         state = self._state(tensor)
         return _View(
-            state, tensor.dtype, tensor.size(), tensor.stride(), tensor.storage_offset()
+            state, tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset())
         )
 
     def _state(self, tensor: torch.Tensor) -> _State:
         storage = tensor.untyped_storage()
-        if not tensor.is_meta:
-            held = storage.clone()
-            return _State(lambda: held, 0, hash(bytes(held)))
         address = storage._cdata  # noqa: SLF001 - it has no public name
+        if not tensor.is_meta:
+            return self._held(storage, tensor._version)  # noqa: SLF001 - likewise
         if address not in self._states:
             # It was there before: its values count as random, equal for equal sizes.
-            size, dtype = storage.nbytes() // tensor.dtype.itemsize, tensor.dtype
-            state = _State(partial(_weights, size, dtype), 0, hash((size, dtype)))
-            self._states[address] = (storage, state)
+            key = hash((storage.nbytes(), tensor.dtype))
+            self._states[address] = (storage, _State(_random(tensor), 0, key))
         return self._states[address][1]
+
+    def _held(self, storage: torch.UntypedStorage, version: int) -> _State:
+        """The state of a storage with data, which may be written to again."""
+        known = self._holding.get(storage._cdata)  # noqa: SLF001 - its address
+        if known is None or known[1] != version:
+            copy = storage.clone()
+            data = torch.empty(0, dtype=torch.uint8, device=CPU).set_(copy).numpy().tobytes()
+            known = (storage, version, _State(lambda: copy, 0, hash(data)))
+            self._holding[storage._cdata] = known  # noqa: SLF001 - its address
+        return known[2]
 
     def _bytes(self, wanted: Iterable[_State]) -> _Bytes:
         """What `wanted` hold: all that they rest on is run, in order."""
@@ -293,17 +307,19 @@ def _asks_for_data(func: Any, kwargs: Mapping[str, Any]) -> bool:
     return func is aten._local_scalar_dense.default  # noqa: SLF001
 
 
-def _writes(argument: Any) -> bool:
-    return argument.alias_info is not None and argument.alias_info.is_write
+@cache
+def _written(func: Any) -> tuple[tuple[int, str], ...]:
+    """Position and name of the arguments that `func` writes to."""
+    arguments = enumerate(func._schema.arguments)  # noqa: SLF001 - it has no public name
+    return tuple((i, a.name) for i, a in arguments if a.alias_info and a.alias_info.is_write)
 
 
 def _changed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
     """The tensors that `func` writes to."""
     changed: list[torch.Tensor] = []
-    for index, argument in enumerate(func._schema.arguments):  # noqa: SLF001
-        if _writes(argument):
-            given = args[index] if index < len(args) else kwargs.get(argument.name)
-            changed += [leaf for leaf in tree_leaves(given) if torch.is_tensor(leaf)]
+    for index, name in _written(func):
+        given = args[index] if index < len(args) else kwargs.get(name)
+        changed += [leaf for leaf in tree_leaves(given) if torch.is_tensor(leaf)]
     return changed
 
 
@@ -334,8 +350,20 @@ def _without_data(leaf: Any) -> Any:
     return _twin(leaf) if torch.is_tensor(leaf) and not leaf.is_meta else leaf
 
 
-def _weights(size: int, dtype: torch.dtype) -> torch.UntypedStorage:
-    tensor = torch.zeros(size, dtype=dtype, device=CPU)
-    if dtype.is_floating_point:
-        tensor.normal_(std=STANDARD_DEVIATION, generator=torch.Generator())
-    return tensor.untyped_storage()
+def _random(like: torch.Tensor) -> Callable[[], torch.UntypedStorage]:
+    """How to make a storage like that of `like`, full of small random numbers, or zeros."""
+    size, dtype = like.untyped_storage().nbytes() // like.dtype.itemsize, like.dtype
+
+    def make() -> torch.UntypedStorage:
+        tensor = torch.zeros(size, dtype=dtype, device=CPU)
+        if dtype.is_floating_point:
+            tensor.normal_(std=STANDARD_DEVIATION, generator=torch.Generator())
+        return tensor.untyped_storage()
+
+    return make
+
+
+def _takes_long(func: Any, tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether it factorises a large matrix. What comes of random weights is as good as random."""
+    large = any(tensor.numel() > LARGE for tensor in tensors)
+    return large and "linalg" in func.name() and "norm" not in func.name()

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.case import Backbone
 
 
 class MethodConfig(BaseModel):
@@ -27,6 +28,11 @@ def always_supported(dims: Dims, config: MethodConfig) -> str | None:  # noqa: A
     return None
 
 
+def as_it_is(backbone: Backbone, config: C) -> C:  # noqa: ARG001
+    """`config`: nothing in it waits for the backbone."""
+    return config
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method(Generic[C]):
     """One fine-tuning method. It carries no memory figure: bytes come from running it.
@@ -40,7 +46,10 @@ class Method(Generic[C]):
     source: str  # paper and section, with an arXiv id or DOI
     config: type[C]
     attach: Callable[[nn.Module, Ports, C], nn.Module]
-    trainable_parameters: Callable[[Dims, C], int]  # the paper's closed form
+    # The paper's closed form; None for what has none, such as another library's method.
+    trainable_parameters: Callable[[Dims, C], int] | None = None
+    # The configuration completed for a backbone. UsageError if the two do not go together.
+    fit: Callable[[Backbone, C], C] = as_it_is
     unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
 
 

@@ -60,7 +60,8 @@ class Suite:
             choices = [*method_spec.parse_specs(BASELINE_METHOD), *choices]
         cells: dict[str, PlannedCase] = {}
         for backbone, workload in itertools.product(self.backbones(), self.workloads()):
-            for label, method in choices:
+            for label, choice in choices:
+                method = method_spec.fitted(choice, backbone)
                 case = Case(backbone=backbone, method=method, workload=workload)
                 cells.setdefault(case.case_id, PlannedCase(label=label, case=case))
         return list(cells.values())

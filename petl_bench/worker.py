@@ -16,7 +16,7 @@ from petl_bench import cards, registry
 from petl_bench.assembly import unsupported
 from petl_bench.case import Case, Frozen
 from petl_bench.environment import measured_environment, simulated_environment
-from petl_bench.errors import OutOfMemoryError
+from petl_bench.errors import OutOfMemoryError, UsageError
 from petl_bench.record import Environment, Measurement, Origin, Record, Status
 
 PARENT_CHECK_S = 1.0
@@ -86,6 +86,8 @@ def _measure(case: Case, origin: Origin, card: cards.Card, emulates: str | None)
 
 
 def _failure(error: Exception) -> dict[str, Any]:
+    if isinstance(error, UsageError):  # method and backbone do not go together
+        return {"status": Status.SKIPPED, "reason": str(error)}
     if isinstance(error, OutOfMemoryError):
         return {
             "status": Status.OOM,

@@ -63,7 +63,7 @@ class Bottleneck(nn.Module):
 
 def attach(model: nn.Module, ports: Ports, config: AdapterConfig) -> nn.Module:
     """Freeze the backbone and hang a bottleneck on each chosen branch's last projection."""
-    freeze(model)
+    freeze(model, keep=ports.task_head)
     D = ports.dims.hidden_size
     branches.hang(
         ports,
@@ -77,14 +77,14 @@ def attach(model: nn.Module, ports: Ports, config: AdapterConfig) -> nn.Module:
 
 
 def trainable_parameters(dims: Dims, config: AdapterConfig) -> int:
-    """2 D m + m + D a bottleneck, and D a norm.
+    """2 D m + m + D a bottleneck, and D a vector of a norm.
 
     T5-base, m = 48: 48 bottlenecks of 74,544 and 62 norms of 768 make 3,625,728.
     """
     D, m = dims.hidden_size, config.width(dims.hidden_size)
     bottlenecks = branches.count(dims, _AFTER[config.placement])
-    norms = dims.num_sublayers + len(dims.stacks) if config.norms else 0
-    return bottlenecks * (2 * D * m + m + D) + norms * D
+    norms = dims.norm_parameters if config.norms else 0
+    return bottlenecks * (2 * D * m + m + D) + norms + dims.task_head_parameters
 
 
 METHOD = Method(

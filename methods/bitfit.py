@@ -1,8 +1,8 @@
 """BitFit: only bias terms train.
 
-T5 has none, so the name has two meanings there. `biases` gives every projection, every sublayer
-norm and the head a bias that starts at zero, as the LST authors' code does; `norms` trains the
-scales of the norms, the only vectors T5 owns.
+`biases` are those of every projection, every sublayer norm and a language head. T5 has none, so
+there, and wherever one is missing, it gets one that starts at zero, as in the LST authors' code;
+`norms` trains the vectors of the norms instead, the only ones T5 owns.
 Source: Ben Zaken, Ravfogel & Goldberg 2022, arXiv:2106.10199, section 3.
 """
 
@@ -19,13 +19,13 @@ class BitFitConfig(MethodConfig):
     """Which vectors train."""
 
     terms: Literal["biases", "norms"] = Field(
-        "biases", description="biases: of projections, sublayer norms and head; norms: all scales"
+        "biases", description="biases: of projections, sublayer norms and head; norms: all of them"
     )
 
 
 def attach(model: nn.Module, ports: Ports, config: BitFitConfig) -> nn.Module:
     """Freeze all but the chosen vectors."""
-    freeze(model)
+    freeze(model, keep=ports.task_head)
     if config.terms == "norms":
         trained = [parameter for norm in ports.norms for parameter in norm.parameters()]
     else:
@@ -38,10 +38,9 @@ def attach(model: nn.Module, ports: Ports, config: BitFitConfig) -> nn.Module:
 
 
 def trainable_parameters(dims: Dims, config: BitFitConfig) -> int:
-    """Number of bias entries, or of norm scales (one a sublayer, one a stack)."""
-    if config.terms == "biases":
-        return dims.bias_terms
-    return (dims.num_sublayers + len(dims.stacks)) * dims.hidden_size
+    """Number of bias entries, or of norm entries; and the task head."""
+    terms = dims.bias_terms if config.terms == "biases" else dims.norm_parameters
+    return terms + dims.task_head_parameters
 
 
 METHOD = Method(

@@ -43,13 +43,14 @@ def attach(model: nn.Module, ports: Ports, config: Ia3Config) -> nn.Module:
 
 
 def trainable_parameters(dims: Dims, config: Ia3Config) -> int:
-    """2 inner an attention and F a feed-forward.
+    """The outputs of k and v an attention, F a feed-forward, and the task head.
 
     T5-base: 36 * 2 * 768 + 24 * 3,072 = 129,024.
     """
     del config
-    in_attention = 2 * dims.inner_size
-    return dims.attentions * in_attention + count(dims, FEED_FORWARD) * dims.feed_forward_size
+    in_attention = dims.output_size("k") + dims.output_size("v")
+    in_feed_forward = count(dims, FEED_FORWARD) * dims.feed_forward_size
+    return dims.attentions * in_attention + in_feed_forward + dims.task_head_parameters
 
 
 METHOD = Method(

@@ -34,8 +34,8 @@ def attach(model: nn.Module, ports: Ports, config: PromptConfig) -> nn.Module:
 
 
 def trainable_parameters(dims: Dims, config: PromptConfig) -> int:
-    """Tokens * D. T5-base with 100 tokens: 76,800."""
-    return config.tokens * dims.hidden_size
+    """Tokens * D, and the task head. T5-base with 100 tokens: 76,800."""
+    return config.tokens * dims.hidden_size + dims.task_head_parameters
 
 
 METHOD = Method(

@@ -67,7 +67,7 @@ class Workload(Frozen):
 
     batch_size: PositiveInt = 100
     source_length_tokens: PositiveInt = 128
-    target_length_tokens: PositiveInt = 3
+    target_length_tokens: PositiveInt | None = 3  # None where an example is its source alone
     optimizer: Optimizer = Optimizer.ADAMW
     clip_grad_norm: Annotated[float, Field(gt=0, strict=True)] | None = 1.0
     seed: Annotated[int, Field(strict=True)] = 0

@@ -59,7 +59,8 @@ class Suite:
         if choices[0][1].name != BASELINE_METHOD:
             choices = [*method_spec.parse_specs(BASELINE_METHOD), *choices]
         cells: dict[str, PlannedCase] = {}
-        for backbone, workload in itertools.product(self.backbones(), self.workloads()):
+        for backbone, asked in itertools.product(self.backbones(), self.workloads()):
+            workload = backbones.fitted(backbone, asked)
             for label, choice in choices:
                 method = method_spec.fitted(choice, backbone)
                 case = Case(backbone=backbone, method=method, workload=workload)

@@ -65,7 +65,7 @@ class Group:
             self.backbone.attention.value,
             f"batch {load.batch_size}",
             f"source {load.source_length_tokens}",
-            f"target {load.target_length_tokens}",
+            *([f"target {load.target_length_tokens}"] if load.target_length_tokens else []),
             load.optimizer.value,
         ]
         parts += [

@@ -48,7 +48,8 @@ class Ladders(nn.ModuleDict):
         model.register_forward_hook(self._end, always_call=True)
         last = ports.stacks[-1]
         for stack in ports.stacks:
-            stack.module.register_forward_pre_hook(self._quieten)
+            for part in (stack.module, *stack.outside):
+                part.register_forward_pre_hook(self._quieten)
             stack.embedding.register_forward_hook(partial(self._enter, stack.name))
             for index, layer in enumerate(stack.layers):
                 layer.register_forward_hook(
@@ -258,7 +259,9 @@ def attach(model: nn.Module, ports: Ports, config: LstConfig, name: str = "defau
     if not name.isidentifier() or hasattr(ladders, name):
         raise ValueError(f"lst: a ladder cannot be called {name!r}; take an identifier")
     ladder = Ladder(ports, config)
-    ladder.to(device=ports.like.device, dtype=ports.like.dtype)
+    ladder.to(device=ports.like.device)
+    for parameter in ladder.parameters():  # not buffers: rotary frequencies stay fp32
+        parameter.data = parameter.data.to(ports.like.dtype)
     ladder.train(model.training)
     ladders[name] = ladder
     ladders.activate(name)

@@ -9,13 +9,26 @@ from pathlib import Path
 
 from torch import nn
 
-from petl_bench.backbones import t5
+from petl_bench.backbones import bart, bart_encoder, bert, llama, mistral, qwen, roberta, t5
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Ports
-from petl_bench.case import Attention, Backbone, DType
+from petl_bench.case import Attention, Backbone, DType, Workload
 from petl_bench.errors import UsageError, hint
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (t5.FAMILY,)}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        t5.FAMILY,
+        bert.FAMILY,
+        roberta.FAMILY,
+        bart_encoder.FAMILY,
+        bart.FAMILY,
+        llama.FAMILY,
+        qwen.QWEN2,
+        qwen.QWEN3,
+        mistral.FAMILY,
+    )
+}
 
 
 def names() -> tuple[str, ...]:
@@ -50,14 +63,34 @@ def ports_of(model: nn.Module) -> Ports:
     """The ports of a transformers model, however it was made.
 
     Raises:
-        ValueError: no family of ours knows the model's architecture.
+        ValueError: no family of ours knows the model's class.
     """
-    config = getattr(model, "config", None)
-    family = FAMILIES.get(str(getattr(config, "model_type", None)))
-    if family is None:
-        known = ", ".join(FAMILIES)
-        raise ValueError(f"no ports for {type(model).__name__}; known model types are: {known}")
-    return family.ports(model)
+    classes = {kind.__name__ for kind in type(model).__mro__}
+    for family in FAMILIES.values():
+        if classes.intersection(family.architectures):
+            return family.ports(model)
+    known = ", ".join(name for family in FAMILIES.values() for name in family.architectures)
+    raise ValueError(f"no ports for {type(model).__name__}; known models are: {known}")
+
+
+def fitted(backbone: Backbone, workload: Workload) -> Workload:
+    """`workload` as it is for `backbone`: one question gets one case, however it was asked.
+
+    Where an example has no target beside its source, the target's length is None.
+
+    Raises:
+        UsageError: sequences longer than the backbone has positions.
+    """
+    family = FAMILIES[backbone.family]
+    longest = family.longest(backbone.config)
+    for name in ("source_length_tokens", "target_length_tokens"):
+        length = getattr(workload, name)
+        if longest is not None and length is not None and length > longest:
+            raise UsageError(f"{name}: {backbone.name} takes at most {longest} (got {length})")
+    default = Workload.model_fields["target_length_tokens"].default if family.targets else None
+    if (workload.target_length_tokens is None) == (default is None):
+        return workload
+    return workload.model_copy(update={"target_length_tokens": default})
 
 
 def _from_folder(folder: Path, dtype: DType, attention: Attention) -> Backbone:

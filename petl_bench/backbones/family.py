@@ -17,7 +17,8 @@ ConfigScalar = bool | int | float | str | None
 class Family:
     """One architecture: dimensions by name, and how to build it and open its ports."""
 
-    name: str  # transformers' model_type
+    name: str  # transformers' model_type where it has one
+    architectures: tuple[str, ...]  # model classes whose ports these are
     published: Mapping[str, Mapping[str, ConfigScalar]]
     normalise: Callable[[Mapping[str, Any]], dict[str, ConfigScalar]]  # keep what shapes it
     dims: Callable[[Mapping[str, Any]], Dims]  # of a normalised configuration
@@ -26,3 +27,6 @@ class Family:
     # A training batch of the workload's shape. Its last example is one token short, since no
     # real batch is free of padding and a batch without any lets transformers skip the mask.
     batch: Callable[[Backbone, Workload, torch.device], dict[str, torch.Tensor]]
+    targets: bool = True  # an example has target tokens beside its source
+    # Most tokens of a sequence, of a normalised configuration; None where there is no limit.
+    longest: Callable[[Mapping[str, Any]], int | None] = lambda config: None  # noqa: ARG005

@@ -55,16 +55,32 @@ class Dims:
     vocabulary_size: int  # V
     dropout: float  # after embeddings and on residual branches
     biased: frozenset[str] = frozenset()  # roles of projections with a bias: q, k, v, o, wi, wo
+    head_norms: int = 0  # vectors of width K in an attention: norms of its queries and keys
     norm_vectors: int = 1  # vectors of width D in a norm: 1 scale, or 2 with a shift
     stacks: dict[str, StackDims]  # "encoder", "decoder": in the order they run
     outside_parameters: int  # outside of the stacks: embeddings with their norms, pooler, own head
+    labels: int = 0  # outputs of the task head
     task_head_parameters: int = 0  # new with the task, trained by every method
     language_head: bool = True  # the head has one output a token of the vocabulary
+    split_heads: bool = False  # a head is D / H wide by definition, also in a thin layer
+    rotary: bool = False  # positions turn pairs of a head's units, so K is even
 
     @property
     def inner_size(self) -> int:
         """Width of the concatenated heads, H * K."""
         return self.num_heads * self.head_size
+
+    @property
+    def shared_size(self) -> int:
+        """Width of the concatenated keys, or values."""
+        return self.num_key_value_heads * self.head_size
+
+    @property
+    def norm_parameters(self) -> int:
+        """Entries of all norms of the stacks, final ones included."""
+        return (
+            sum(stack.norms for stack in self.stacks.values()) * self.norm_vectors
+        ) * self.hidden_size
 
     @property
     def num_sublayers(self) -> int:
@@ -93,10 +109,8 @@ class Dims:
 
         T5-base with a vocabulary of 32,100: 12 * 8,448 + 12 * 12,288 + 32,100 = 280,932.
         """
-        in_attention = sum(self._output_size(role) for role in ("q", "k", "v", "o"))
-        in_feed_forward = self.feed_forward_inputs * self._output_size("wi") + self._output_size(
-            "wo"
-        )
+        in_attention = sum(self.output_size(role) for role in ("q", "k", "v", "o"))
+        in_feed_forward = self.feed_forward_inputs * self.feed_forward_size + self.hidden_size
         return (
             self.attentions * in_attention
             + sum(stack.layers for stack in self.stacks.values()) * in_feed_forward
@@ -112,6 +126,7 @@ class Dims:
         outputs = {"q": inner, "k": shared, "v": shared, "o": D, "wi": F, "wo": D}
         biases = {role: size * (role in self.biased) for role, size in outputs.items()}
         attention = 2 * D * inner + 2 * D * shared + sum(biases[role] for role in "qkvo")
+        attention += self.head_norms * K
         feed_forward = self.feed_forward_inputs * (D * F + biases["wi"]) + F * D + biases["wo"]
         norm = self.norm_vectors * D
         return sum(
@@ -119,10 +134,17 @@ class Dims:
             for kind in self.stacks[stack].sublayers
         )
 
-    def _output_size(self, role: str) -> int:
+    def output_size(self, role: str) -> int:
+        """Rows of the projection `role`: q, k, v, o, wi (or wi_0, wi_1), wo."""
         if role in {"k", "v"}:
-            return self.num_key_value_heads * self.head_size
-        return {"q": self.inner_size, "wi": self.feed_forward_size}.get(role, self.hidden_size)
+            return self.shared_size
+        if role.startswith("wi"):
+            return self.feed_forward_size
+        return self.inner_size if role == "q" else self.hidden_size
+
+    def input_size(self, role: str) -> int:
+        """Columns of the projection `role`."""
+        return {"o": self.inner_size, "wo": self.feed_forward_size}.get(role, self.hidden_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +155,7 @@ class Sublayer:
     layer: int
     kind: SublayerKind
     norm: nn.Module
+    norm_after: bool = False  # it takes the sum, not what goes into the branch
     projections: dict[str, nn.Linear]  # q, k, v, o; or wi..., wo
     output: nn.Linear  # the last one; its result meets dropout and the residual
 
@@ -159,6 +182,7 @@ class Stack:
     embedding: nn.Module  # called once a forward pass; returns [B, T, D]
     embedding_dropout: float  # that the stack applies to the result of `embedding`
     final_norm: nn.Module | None
+    outside: Sequence[nn.Module] = ()  # what has dropout of the stack's and is not in `module`
     layers: Sequence[nn.Module]  # each called once a forward pass; returns [B, T, D] (first)
     causal: bool  # a token sees only those before it
     # The additive or boolean masks that a layer was called with, given its arguments: of its

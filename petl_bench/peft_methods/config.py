@@ -27,6 +27,7 @@ OWN_DEFAULTS: dict[str, Any] = {
     "cpt_tokens_type_mask": [1, 2, 3, 4] * 2,
 }
 
+_FIRST_SENTENCE = re.compile(r"(?<=[^.]{3})\.(?=\s|[A-Z])")
 _LIST = re.compile(r"[\w.-]+(\s*,\s*[\w.-]+)*")
 
 
@@ -118,7 +119,7 @@ def config_class(peft_class: PeftConfigClass) -> type[PeftMethodConfig]:
         annotation = _annotation(hints[field.name])
         if default is None and NoneType not in _kinds(annotation):
             annotation = annotation | None
-        help_text = " ".join(field.metadata.get("help", "peft's").split())
+        help_text = _FIRST_SENTENCE.split(" ".join(field.metadata.get("help", "").split()))[0]
         fields[field.name] = (annotation, Field(default, description=help_text))
     name = f"{peft_class.__name__.removesuffix('Config')}MethodConfig"
     made: type[PeftMethodConfig] = create_model(name, __base__=PeftMethodConfig, **fields)

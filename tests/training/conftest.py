@@ -26,12 +26,59 @@ TINY = {
     "num_layers": 4,
     "num_decoder_layers": 4,
 }
+ENCODER = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 200,
+}
+BART = {
+    "vocab_size": 96,
+    "d_model": 32,
+    **{
+        f"{stack}_{field}": value
+        for stack in ("encoder", "decoder")
+        for field, value in {"layers": 2, "attention_heads": 4, "ffn_dim": 64}.items()
+    },
+    "max_position_embeddings": 200,
+}
+DECODER = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 64,
+}
+TINY_OTHERS = {
+    "bert": ENCODER,
+    "roberta": ENCODER,
+    "bart-encoder": BART,
+    "bart": BART,
+    "llama": DECODER,
+    "qwen2": {**DECODER, "tie_word_embeddings": True},
+    "qwen3": DECODER,
+    "mistral": DECODER,
+}
+"""A tiny configuration of every family but T5's, as a config.json has it."""
+
 SMALL_WORKLOAD = Workload(batch_size=3, source_length_tokens=7, target_length_tokens=5)
 
 
 def tiny_t5(**changes: Any) -> Backbone:
     config = {**backbones.find("t5-small").config, **TINY, **changes}
     return Backbone(name="tiny-t5", family="t5", config=config)
+
+
+def tiny(family: str, **changes: Any) -> Backbone:
+    """A tiny backbone of `family`."""
+    if family == "t5":
+        return tiny_t5(**changes)
+    config = FAMILIES[family].normalise({**TINY_OTHERS[family], **changes})
+    return Backbone(name=f"tiny-{family}", family=family, config=config)
 
 
 @dataclass
@@ -123,6 +170,11 @@ def phase_peaks(ledger: Ledger, step: int) -> dict[Phase, int]:
 @pytest.fixture
 def make_tiny_t5():
     return tiny_t5
+
+
+@pytest.fixture
+def make_tiny():
+    return tiny
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""Every method in methods/ keeps the contract, on two tiny backbones; nothing here names one."""
+"""Every method in methods/ keeps the contract, on a tiny backbone of every family.
+
+Nothing here names a method.
+"""
 
 import json
 import re
@@ -7,24 +10,29 @@ import pytest
 import torch
 
 from petl_bench import registry
+from petl_bench.backbones import FAMILIES
 from petl_bench.case import Backbone, MethodChoice
 from petl_bench.method_spec import resolve, validated_config
 from petl_bench.training import make_optimizer, trainable, training_step
 
 BACKBONES = {
-    "as published": {},
-    "gated, unscaled, fewer decoder layers": {
-        "feed_forward_proj": "gated-gelu",
-        "tie_word_embeddings": False,
-        "num_decoder_layers": 2,
-        "d_kv": 16,
-    },
+    **{name: (name, {}) for name in FAMILIES},
+    "t5 gated, unscaled, fewer decoder layers": (
+        "t5",
+        {
+            "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": False,
+            "num_decoder_layers": 2,
+            "d_kv": 16,
+        },
+    ),
 }
 
 
 @pytest.fixture(params=BACKBONES.values(), ids=BACKBONES.keys())
-def backbone(request, make_tiny_t5) -> Backbone:
-    return make_tiny_t5(**request.param)
+def backbone(request, make_tiny) -> Backbone:
+    family, changes = request.param
+    return make_tiny(family, **changes)
 
 
 @pytest.fixture(params=registry.names())
@@ -41,7 +49,22 @@ def test_the_closed_form_is_the_number_of_trainable_parameters(name, backbone, a
 
 def test_the_backbones_closed_form_is_its_number_of_parameters(backbone, attach):
     built = attach("full", backbone)
-    assert built.dims.total_parameters == sum(p.numel() for p in built.plain.parameters())
+    head = built.ports.task_head
+    new = sum(p.numel() for p in head.parameters()) if head is not None else 0
+    assert built.dims.task_head_parameters == new
+    assert built.dims.total_parameters + new == sum(p.numel() for p in built.plain.parameters())
+
+
+def test_a_new_task_head_is_what_decides_and_it_trains(name, backbone, attach):
+    """Every tensor of a head, or of the copy that answers in its place, gets a gradient."""
+    plain = attach("full", backbone).ports
+    if plain.task_head is None:
+        pytest.skip("no task head in this family")
+    built = attach(name, backbone)
+    built.model(**built.batch())["loss"].backward()
+    trained = [tuple(p.shape) for p in trainable(built.model) if p.grad is not None]
+    for parameter in plain.task_head.parameters():
+        assert tuple(parameter.shape) in trained
 
 
 def test_a_step_changes_trainable_parameters_and_no_other_bit(

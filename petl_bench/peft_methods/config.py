@@ -8,7 +8,7 @@ import warnings
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, Self, Union
+from typing import Any, ClassVar, Literal, Self, Union
 
 from pydantic import Field, create_model, field_validator, model_validator
 
@@ -34,6 +34,9 @@ _LIST = re.compile(r"[\w.-]+(\s*,\s*[\w.-]+)*")
 class PeftMethodConfig(MethodConfig):
     """Fields of one of peft's config classes."""
 
+    peft_class: ClassVar[PeftConfigClass]
+    address: ClassVar[str]  # the method's name on the command line
+
     def settings(self) -> dict[str, Any]:
         """What differs from peft's own defaults, by field, in JSON's types."""
         return {
@@ -50,21 +53,11 @@ class PeftMethodConfig(MethodConfig):
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they tell users what to do before training
-            return self.peft_class()(**self.settings(), **given)
-
-    @classmethod
-    def peft_class(cls) -> PeftConfigClass:
-        """The class of peft's that this stands for."""
-        raise NotImplementedError
-
-    @classmethod
-    def kind(cls) -> str:
-        """What errors call it."""
-        return cls.peft_class().__name__.removesuffix("Config")
+            return self.peft_class(**self.settings(), **given)
 
     @classmethod
     def _fields(cls) -> dict[str, "dataclasses.Field[Any]"]:
-        return {field.name: field for field in dataclasses.fields(cls.peft_class())}
+        return {field.name: field for field in dataclasses.fields(cls.peft_class)}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -100,6 +93,14 @@ ALL_LINEAR = "all-linear"
 
 
 @cache
+def types() -> dict[str, PeftConfigClass]:
+    """Peft's config classes by the names of their types, in small letters."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING  # noqa: PLC0415 - it takes two seconds
+
+    return {kind.value.lower(): found for kind, found in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+
+
+@cache
 def fields_of_files() -> frozenset[str]:
     """What peft keeps in every config about where it came from, not what it is."""
     from peft import PeftConfig  # noqa: PLC0415 - two seconds that only peft: methods should pay
@@ -108,8 +109,9 @@ def fields_of_files() -> frozenset[str]:
 
 
 @cache
-def config_class(peft_class: PeftConfigClass) -> type[PeftMethodConfig]:
-    """The method config with the fields of `peft_class`."""
+def config_class(kind: str) -> type[PeftMethodConfig]:
+    """The method config with the fields of peft's type `kind`."""
+    peft_class = types()[kind]
     hints = typing.get_type_hints(peft_class)
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(peft_class):
@@ -124,7 +126,7 @@ def config_class(peft_class: PeftConfigClass) -> type[PeftMethodConfig]:
     name = f"{peft_class.__name__.removesuffix('Config')}MethodConfig"
     made: type[PeftMethodConfig] = create_model(name, __base__=PeftMethodConfig, **fields)
     made.__doc__ = f"Fields of peft's {peft_class.__name__}."
-    made.peft_class = classmethod(lambda cls: peft_class)  # type: ignore[method-assign,assignment]  # noqa: ARG005
+    made.peft_class, made.address = peft_class, f"peft:{kind}"
     return made
 
 

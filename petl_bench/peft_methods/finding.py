@@ -1,7 +1,6 @@
 """Addresses to methods: a type of peft's, or a folder that peft saved."""
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +16,16 @@ from petl_bench.peft_methods.config import (
     PeftMethodConfig,
     config_class,
     fields_of_files,
+    types,
 )
 from petl_bench.peft_methods.fitting import fit
 
 CONFIG_FILE = "adapter_config.json"
 
 
-@cache
-def _types() -> dict[str, Any]:
-    """Peft's config classes by the names of their types, in small letters."""
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING  # noqa: PLC0415 - it takes two seconds
-
-    return {kind.value.lower(): found for kind, found in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-
-
 def names() -> tuple[str, ...]:
     """Peft's types, in alphabetical order."""
-    return tuple(sorted(_types()))
+    return tuple(sorted(types()))
 
 
 def find(address: str) -> Method[Any]:
@@ -45,8 +37,8 @@ def find(address: str) -> Method[Any]:
         UsageError: no such type or file, or a file with a field that its type does not have.
     """
     kind = address.lower().replace("-", "_")
-    if kind in _types():
-        return _method(kind, config_class(_types()[kind]))
+    if kind in types():
+        return _method(config_class(kind))
     path = Path(address).expanduser()
     if path.is_dir():
         path /= CONFIG_FILE
@@ -63,9 +55,9 @@ def _from_file(path: Path) -> Method[Any]:
         raise UsageError(f"peft: cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"peft: {path} is not JSON with a peft_type") from None
-    if kind not in _types():
+    if kind not in types():
         raise UsageError(f"peft: {path}: peft has no type {kind!r}; {hint(kind, names())}")
-    plain = config_class(_types()[kind])
+    plain = config_class(kind)
     given = {name: value for name, value in document.items() if name not in fields_of_files()}
     unknown = [name for name in given if name not in plain.model_fields]
     if unknown:
@@ -80,16 +72,15 @@ def _from_file(path: Path) -> Method[Any]:
         known = plain.model_fields[name]
         default = Field(getattr(values, name), description=known.description)
         fields[name] = (known.annotation, default)
-    return _method(kind, create_model(plain.__name__, __base__=plain, **fields))
+    return _method(create_model(plain.__name__, __base__=plain, **fields))
 
 
-def _method(kind: str, config: type[PeftMethodConfig]) -> Method[Any]:
-    peft_class = config.peft_class()
-    module = peft_class.__module__.removesuffix(".config")
+def _method(config: type[PeftMethodConfig]) -> Method[Any]:
+    peft_class = config.peft_class
     return Method(
-        name=f"peft:{kind}",
+        name=config.address,
         title=f"{peft_class.__name__.removesuffix('Config')} (peft)",
-        source=f"{module} of the installed peft",
+        source=f"{peft_class.__module__.removesuffix('.config')}, as installed",
         config=config,
         attach=attach,
         fit=fit,
@@ -106,10 +97,10 @@ def attach(model: nn.Module, ports: Ports, config: PeftMethodConfig) -> nn.Modul
         wrapped = get_peft_model(model, ports, config.peft_config(task_type=ports.peft_task))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(
-            f"{config.kind()}: peft refuses: {' '.join(str(error).split())}"
+            f"{config.address}: peft refuses: {' '.join(str(error).split())}"
         ) from error
     if not any(parameter.requires_grad for parameter in wrapped.parameters()):
-        raise UsageError(f"{config.kind()}: nothing of this backbone would train")
+        raise UsageError(f"{config.address}: nothing of this backbone would train")
     if {"n_tasks", "num_tasks"} & set(type(config).model_fields):
         wrapped.register_forward_pre_hook(_of_first_task, with_kwargs=True)
     return wrapped

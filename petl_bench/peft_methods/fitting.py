@@ -56,20 +56,23 @@ def _check_targets(backbone: Backbone, config: PeftMethodConfig, tuner: Any) -> 
     targets = config_value(config, "target_modules")
     if not targets or targets == ALL_LINEAR or not hasattr(tuner, "_check_target_module_exists"):
         return
-    names = _module_names(backbone.family, json.dumps(backbone.config, sort_keys=True))
+    names, owners = _module_names(backbone.family, json.dumps(backbone.config, sort_keys=True))
     peft_config = config.peft_config()
     matches = tuner._check_target_module_exists  # noqa: SLF001 - peft has no public one
     if not any(matches(peft_config, name) for name in names):
-        last = sorted({name.rpartition(".")[2] for name in names if not name[-1:].isdigit()})
+        last = sorted({name.rpartition(".")[2] for name in owners})
         raise UsageError(
-            f"{config.kind()}: target_modules: no module of {backbone.name} is one of "
+            f"{config.address}: target_modules: no module of {backbone.name} is one of "
             f"{targets}; it has: {', '.join(last)}"
         )
 
 
 @cache
-def _module_names(family: str, config: str) -> tuple[str, ...]:
+def _module_names(family: str, config: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of all modules of a model, and of those that own parameters."""
     with torch.device("meta"):
         built = Backbone(name=family, family=family, config=json.loads(config))
         model = FAMILIES[family].build(built)
-    return tuple(name for name, _ in model.named_modules() if name)
+    modules = [(name, module) for name, module in model.named_modules() if name]
+    owners = [name for name, module in modules if list(module.parameters(recurse=False))]
+    return tuple(name for name, _ in modules), tuple(owners)

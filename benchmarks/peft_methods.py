@@ -23,6 +23,7 @@ import transformers
 
 from petl_bench import cards, registry
 from petl_bench.environment import simulated_environment
+from petl_bench.errors import UsageError
 from petl_bench.record import Origin, Record, Status
 from petl_bench.suite import Suite
 from petl_bench.units import KIB, format_bytes, format_count
@@ -62,7 +63,7 @@ def simulated(name: str) -> dict[str, Any]:
         (planned,) = [cell for cell in Suite(methods=[name], **AXES).plan() if cell.label == name]
         task = Task(case=planned.case, label=name)
         record = run_task(task, Origin.SIMULATED, CARD, simulated_environment(CARD))
-    except Exception as error:  # a reason, whatever it is
+    except UsageError as error:
         return {"reason": str(error)}
     return told(record) | {"seconds": time.process_time() - begin}
 

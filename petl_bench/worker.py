@@ -97,6 +97,11 @@ def _failure(error: Exception) -> dict[str, Any]:
     traceback.print_exception(error)  # to stderr, which PETL_BENCH_DEBUG lets through
     text = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    if isinstance(error, NotImplementedError):
+        # Of a simulation; a measured one has values.
+        reason = (
+            f"its training step asks for what tensors without data lack; {reason.split('. ')[0]}"
+        )
     return {"status": Status.ERROR, "reason": reason}
 
 

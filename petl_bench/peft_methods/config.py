@@ -27,6 +27,9 @@ OWN_DEFAULTS: dict[str, Any] = {
     "cpt_tokens_type_mask": [1, 2, 3, 4] * 2,
 }
 
+# Where nobody could take a value for the user.
+NEEDED = {"adapters": 'the saved adapters that it mixes, {"name": "folder"}'}
+
 _FIRST_SENTENCE = re.compile(r"(?<=[^.]{3})\.(?=\s|[A-Z])")
 _LIST = re.compile(r"[\w.-]+(\s*,\s*[\w.-]+)*")
 
@@ -45,15 +48,15 @@ class PeftMethodConfig(MethodConfig):
             if value != _json_default(self._fields()[name])
         }
 
-    def peft_config(self, **given: Any) -> Any:
-        """Peft's own object, which checks itself.
+    def peft_config(self, task: str = "CAUSAL_LM") -> Any:
+        """Peft's own object, which checks itself, for a model of peft's TaskType `task`.
 
         Raises:
             ValueError: peft's own, if the fields do not go together.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they tell users what to do before training
-            return self.peft_class(**self.settings(), **given)
+            return self.peft_class(task_type=task, **self.settings())
 
     @classmethod
     def _fields(cls) -> dict[str, "dataclasses.Field[Any]"]:
@@ -81,6 +84,9 @@ class PeftMethodConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _agrees_with_peft(self) -> Self:
+        for name, what in NEEDED.items():
+            if not getattr(self, name, True):
+                raise ValueError(f"{name} must be given: {what}")
         try:
             self.peft_config()
         except (ImportError, TypeError) as error:

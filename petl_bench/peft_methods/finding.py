@@ -94,7 +94,7 @@ def attach(model: nn.Module, ports: Ports, config: PeftMethodConfig) -> nn.Modul
         UsageError: peft refuses the model, or leaves nothing in it to train.
     """
     try:
-        wrapped = get_peft_model(model, ports, config.peft_config(task_type=ports.peft_task))
+        wrapped = get_peft_model(model, ports, config.peft_config(ports.peft_task))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise UsageError(
             f"{config.address}: peft refuses: {' '.join(str(error).split())}"

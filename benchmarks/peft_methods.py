@@ -91,8 +91,9 @@ def in_a_process(name: str) -> dict[str, Any]:
     os.close(writing)
     with os.fdopen(reading) as answer:
         text = answer.read()
-    _, _, usage = os.wait4(child, 0)
-    found = json.loads(text) if text else {"reason": f"more than {LIMIT_S} s"}
+    _, status, usage = os.wait4(child, 0)
+    ended = f"more than {LIMIT_S} s" if os.WIFSIGNALED(status) else "a defect of ours"
+    found = json.loads(text) if text else {"reason": ended}
     return found | {"ram_bytes": usage.ru_maxrss * KIB}
 
 

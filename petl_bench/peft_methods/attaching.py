@@ -1,8 +1,10 @@
 """Peft's model around a backbone, also around one without data."""
 
+import warnings
 from typing import Any
 
 import torch
+import torch.fx.experimental._config
 from torch import nn
 from torch.distributions import Distribution
 
@@ -24,17 +26,22 @@ def get_peft_model(model: nn.Module, ports: Ports, config: Any) -> nn.Module:
 
     device = ports.like.device
     simulated = device.type == "meta"
-    with deferred_values() if simulated else torch.device("cpu"):
+    with warnings.catch_warnings(), deferred_values() if simulated else torch.device("cpu"):
+        warnings.simplefilter("ignore")  # they are about merging, and layers it was not tried on
         wrapped: nn.Module = peft.get_peft_model(model, config)
     if simulated:
         without_data(wrapped)
-        # They ask whether all values are good, and nothing that is asked here is so.
-        wrapped.register_forward_pre_hook(lambda *_: _check_distributions(False))
-        wrapped.register_forward_hook(lambda *_: _check_distributions(__debug__), always_call=True)
+        wrapped.register_forward_pre_hook(lambda *_: _answer_for_values(True))
+        wrapped.register_forward_hook(lambda *_: _answer_for_values(False), always_call=True)
     else:
         wrapped.to(device)
     return wrapped
 
 
-def _check_distributions(check: bool) -> None:  # noqa: FBT001
-    Distribution.set_default_validate_args(check)
+def _answer_for_values(answer: bool) -> None:  # noqa: FBT001
+    """Set torch to say, of what has no data, that random distributions are well-formed.
+
+    And that a mask chooses everything: what a method indexes by a mask is as large as it can be.
+    """
+    Distribution.set_default_validate_args(__debug__ and not answer)
+    torch.fx.experimental._config.meta_nonzero_assume_all_nonzero = answer  # noqa: SLF001

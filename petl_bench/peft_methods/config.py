@@ -127,13 +127,17 @@ def config_class(kind: str) -> type[PeftMethodConfig]:
         annotation = _annotation(hints[field.name])
         if default is None and NoneType not in _kinds(annotation):
             annotation = annotation | None
-        help_text = _FIRST_SENTENCE.split(" ".join(field.metadata.get("help", "").split()))[0]
+        help_text = _FIRST_SENTENCE.split(_one_line(field.metadata.get("help", "")))[0]
         fields[field.name] = (annotation, Field(default, description=help_text))
     name = f"{peft_class.__name__.removesuffix('Config')}MethodConfig"
     made: type[PeftMethodConfig] = create_model(name, __base__=PeftMethodConfig, **fields)
     made.__doc__ = f"Fields of peft's {peft_class.__name__}."
     made.peft_class, made.address = peft_class, f"peft:{kind}"
     return made
+
+
+def _one_line(text: str | tuple[str, ...]) -> str:
+    return " ".join("".join(text).split())
 
 
 def _json_default(field: "dataclasses.Field[Any]") -> Any:

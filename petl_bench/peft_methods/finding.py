@@ -95,7 +95,7 @@ def attach(model: nn.Module, ports: Ports, config: PeftMethodConfig) -> nn.Modul
     """
     try:
         wrapped = get_peft_model(model, ports, config.peft_config(ports.peft_task))
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         raise UsageError(
             f"{config.address}: peft refuses: {' '.join(str(error).split())}"
         ) from error

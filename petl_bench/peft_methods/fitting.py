@@ -47,8 +47,8 @@ def _tuner(config: PeftMethodConfig) -> Any:
 
 
 def _model_type(backbone: Backbone, known: tuple[str, ...]) -> str:
-    """The family's name as transformers says it: one head's `x_classifier` is an `x`."""
-    matching = [name for name in known if f"{backbone.family}_".startswith(f"{name}_")]
+    """The family's name as transformers says it: an `x-encoder` is an `x`."""
+    matching = [name for name in known if f"{backbone.family}-".startswith(f"{name}-")]
     return max(matching, key=len, default=backbone.family)
 
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.case import Backbone
 
 
 class MethodConfig(BaseModel):
@@ -68,6 +69,11 @@ def checkpoint_layers(model: nn.Module) -> None:
     raise ValueError(f"checkpointing: is not for a {type(model).__name__}")
 
 
+def as_it_is(backbone: Backbone, config: C) -> C:  # noqa: ARG001
+    """`config`: nothing in it waits for the backbone."""
+    return config
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method(Generic[C]):
     """One fine-tuning method. It carries no memory figure: bytes come from running it.
@@ -81,7 +87,10 @@ class Method(Generic[C]):
     source: str  # paper and section, with an arXiv id or DOI
     config: type[C]
     attach: Callable[[nn.Module, Ports, C], nn.Module]
-    trainable_parameters: Callable[[Dims, C], int]  # the paper's closed form
+    # The paper's closed form; None for what has none, such as another library's method.
+    trainable_parameters: Callable[[Dims, C], int] | None = None
+    # The configuration completed for a backbone. UsageError if the two do not go together.
+    fit: Callable[[Backbone, C], C] = as_it_is
     unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
     checkpoint: Callable[[nn.Module], None] = checkpoint_layers  # turns recomputation on
 
@@ -97,8 +106,10 @@ def attach(method: Method[Any], model: nn.Module, ports: Ports, config: MethodCo
     return trainee
 
 
-def trainable_parameters(method: Method[Any], dims: Dims, config: MethodConfig) -> int:
+def trainable_parameters(method: Method[Any], dims: Dims, config: MethodConfig) -> int | None:
     """What trains after `attach`: the method's closed form and an extra input's embedding."""
+    if method.trainable_parameters is None:
+        return None
     return method.trainable_parameters(dims, config) + dims.extra_input_parameters
 
 

@@ -71,7 +71,8 @@ class Suite:
         cells: dict[str, PlannedCase] = {}
         for backbone, asked in itertools.product(self.backbones(), self.workloads()):
             workload = backbones.fitted(backbone, asked)
-            for label, method in choices:
+            for label, choice in choices:
+                method = method_spec.fitted(choice, backbone)
                 case = Case(backbone=backbone, method=method, workload=workload)
                 cells.setdefault(case.case_id, PlannedCase(label=label, case=case))
         return list(cells.values())

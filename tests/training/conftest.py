@@ -106,7 +106,8 @@ class Built:
 
 
 def build(spec: str, backbone: Backbone, device: str = "cpu", seed: int = 0) -> Built:
-    ((_, choice),) = method_spec.parse_specs(spec)
+    ((_, asked),) = method_spec.parse_specs(spec)
+    choice = method_spec.fitted(asked, backbone)
     method = registry.get(choice.name)
     config = method_spec.validated_config(method, choice.config)
     family = FAMILIES[backbone.family]

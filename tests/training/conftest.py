@@ -64,6 +64,19 @@ TINY_OTHERS = {
     "qwen2": {**DECODER, "tie_word_embeddings": True},
     "qwen3": DECODER,
     "mistral": DECODER,
+    # Architectures without a file of ours.
+    "auto-causal-lm": {
+        "model_type": "opt",
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 64,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": 200,
+    },
+    "auto-sequence-classification": {"model_type": "electra", "embedding_size": 32, **ENCODER},
+    "auto-seq2seq-lm": {"model_type": "pegasus", **BART, "pad_token_id": 0},
 }
 """A tiny configuration of every family but T5's, as a config.json has it."""
 

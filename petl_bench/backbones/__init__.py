@@ -67,7 +67,7 @@ def _from_folder(folder: Path, dtype: DType, attention: Attention) -> Backbone:
         model_type = config["model_type"]
     except OSError as error:
         raise UsageError(f"backbone: cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(
             f"backbone: {path} is not a transformers config with a model_type"
         ) from None

@@ -11,8 +11,9 @@ from petl_bench import registry
 from petl_bench.backbones import FAMILIES
 from petl_bench.backbones.ports import Ports
 from petl_bench.case import Case
+from petl_bench.method import attach
 from petl_bench.method_spec import validated_config
-from petl_bench.training import trainable
+from petl_bench.training import make_buckets, trainable
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Trainee:
     ports: Ports | None  # of the backbone; None: a model that no family of ours knows
     backbone_parameters: int  # before the method added any
     backbone_names: Mapping[nn.Module, str]  # its modules' paths, before the method moved any
+    buckets: tuple[torch.Tensor, ...] = ()  # that a distributed wrapper would gather gradients in
 
     @property
     def total_parameters(self) -> int:
@@ -53,9 +55,10 @@ def assemble(case: Case, device: torch.device) -> Trainee:
         # Weak: a module that the method throws away must not stay in memory for its name.
         names = WeakKeyDictionary({module: name for name, module in backbone.named_modules()})
         ports = family.ports(backbone)
-        model = method.attach(backbone, ports, config)
+        model = attach(method, backbone, ports, config)
     model.train()
-    return Trainee(model, ports, backbone_parameters, names)
+    buckets = make_buckets(model) if case.workload.ddp_buckets else ()
+    return Trainee(model, ports, backbone_parameters, names, buckets)
 
 
 def make_batch(case: Case, device: torch.device) -> dict[str, torch.Tensor]:

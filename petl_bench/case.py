@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from typing_extensions import TypeAliasType  # typing's own is of Python 3.12
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]  # true is not 1
 
@@ -17,6 +18,13 @@ class Frozen(BaseModel):
     """A value: immutable, strict about unknown fields, without numbers that JSON does not have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+ConfigValue = TypeAliasType(
+    "ConfigValue",
+    "bool | int | float | str | list[ConfigValue] | dict[str, ConfigValue] | None",
+)
+"""What a configuration may hold: JSON."""
 
 
 class DType(StrEnum):
@@ -42,6 +50,16 @@ class Optimizer(StrEnum):
     SGD = "sgd"
 
 
+class ZeroGrad(StrEnum):
+    """What becomes of gradients after an optimizer step."""
+
+    DEFAULT = (
+        "default"  # the era's: torch lets them go since 2.0, and filled them with zeros before
+    )
+    FREE = "free"  # let go, as by `parameter.grad = None`
+    KEEP = "keep"  # filled with zeros
+
+
 class Backbone(Frozen):
     """An architecture with its dimensions, weight dtype and attention implementation.
 
@@ -50,7 +68,7 @@ class Backbone(Frozen):
 
     name: str
     family: str
-    config: dict[str, bool | int | float | str | None]
+    config: dict[str, ConfigValue]
     dtype: DType = DType.FP32
     attention: Attention = Attention.EAGER
 
@@ -67,9 +85,14 @@ class Workload(Frozen):
 
     batch_size: PositiveInt = 100
     source_length_tokens: PositiveInt = 128
-    target_length_tokens: PositiveInt = 3
+    target_length_tokens: PositiveInt | None = 3  # None where an example is its source alone
+    images: PositiveInt = Field(1, description="an example, for backbones that see any")
+    ddp_buckets: bool = Field(
+        default=False, description="hold what DistributedDataParallel gathers gradients in"
+    )
     optimizer: Optimizer = Optimizer.ADAMW
     clip_grad_norm: Annotated[float, Field(gt=0, strict=True)] | None = 1.0
+    zero_grad: ZeroGrad = Field(ZeroGrad.DEFAULT, description="gradients after a step")
     seed: Annotated[int, Field(strict=True)] = 0
     warmup_steps: PositiveInt = Field(1, description="step 0 makes optimizer state and workspaces")
     measured_steps: PositiveInt = Field(3, description="steps whose memory is recorded")

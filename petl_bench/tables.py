@@ -66,7 +66,7 @@ class Group:
             self.backbone.attention.value,
             f"batch {load.batch_size}",
             f"source {load.source_length_tokens}",
-            f"target {load.target_length_tokens}",
+            *([f"target {load.target_length_tokens}"] if load.target_length_tokens else []),
             load.optimizer.value,
         ]
         parts += [
@@ -350,6 +350,47 @@ def category_peaks(records: Sequence[Record]) -> list[Table]:
     shown += [_Shown("peak_allocated_bytes", "peak allocated", format_bytes)]
     caption = "Allocated memory at the highest moment of the step, by what it is for."
     return [_table(group, shown, caption, failures=False) for group in groups(records)]
+
+
+def across_workloads(records: Sequence[Record]) -> list[Table]:
+    """One table a backbone and place: what a run over all workloads needs, the largest's peak."""
+    kinds: dict[str, list[Group]] = {}
+    for group in groups(records):
+        first = group.records[0]
+        question = first.case.backbone.model_dump_json()
+        kinds.setdefault(f"{first.origin} {group.place} {question}", []).append(group)
+    return [_across(members) for members in kinds.values()]
+
+
+def _across(members: Sequence[Group]) -> Table:
+    first = members[0]
+    largest: dict[str, tuple[int, Group]] = {}
+    for group in members:
+        for record in group.records:
+            if record.measurement is not None:
+                found = record.measurement.peak_allocated_bytes, group
+                largest[record.label] = max(largest.get(record.label, found), found, key=_first)
+    return Table(
+        title=f"{first.backbone.name}, the largest of {len(members)} workloads: {first.place}",
+        caption="One run that trains on them in turn needs what the largest needs.",
+        columns=(
+            Column(header="method", align="left"),
+            Column(header="peak allocated", align="right"),
+            Column(header="set by", align="left"),
+        ),
+        rows=tuple(
+            (
+                Cell(text=label),
+                Cell(text=format_bytes(peak), number=peak),
+                Cell(text=group.setting),
+            )
+            for label, (peak, group) in largest.items()
+        ),
+    )
+
+
+def _first(found: tuple[int, Group]) -> int:
+    return found[0]
 
 
 def _shown_phases() -> list[_Shown]:

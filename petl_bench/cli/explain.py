@@ -38,6 +38,7 @@ def explain(  # noqa: PLR0917 - one parameter an option
         str | None, options.option("Another method: tell what sets the two apart.", "none")
     ] = None,
     backbone: options.BackboneName = None,
+    workload: options.WorkloadName = None,
     batch_size: options.BatchSize = None,
     source_length: options.SourceLength = None,
     target_length: options.TargetLength = None,
@@ -65,6 +66,7 @@ def explain(  # noqa: PLR0917 - one parameter an option
         source_length=source_length,
         target_length=target_length,
         optimizer=optimizer,
+        workload=workload,
     )
     cells = [_planned(spec, axes) for spec in (method, against) if spec is not None]
 
@@ -94,7 +96,10 @@ def _planned(spec: str, axes: Mapping[str, Mapping[str, Any]]) -> "PlannedCase":
     labels = [label for label, _ in parse_specs(spec)]
     if len(labels) > 1:
         raise UsageError(f"explain: takes one method at a time, {spec!r} is {len(labels)}")
-    plan = Suite(methods=(spec,), **axes).plan()
+    suite = Suite(methods=(spec,), **axes)
+    if suite.takes_the_largest:
+        raise UsageError("workload: explain takes one at a time")
+    plan = suite.plan()
     return next(cell for cell in plan if cell.label == labels[0])
 
 

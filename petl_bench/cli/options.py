@@ -7,6 +7,7 @@ import typer
 from petl_bench.cards import CARDS, DEFAULT_CARD
 from petl_bench.eras import ERAS
 from petl_bench.errors import UsageError
+from petl_bench.workloads import NAMED
 
 
 def option(text: str, default: str) -> Any:
@@ -20,6 +21,10 @@ BackboneName = Annotated[
 BatchSize = Annotated[int | None, option("Examples a step.", "100")]
 SourceLength = Annotated[int | None, option("Source tokens an example.", "128")]
 TargetLength = Annotated[int | None, option("Target tokens an example.", "3")]
+WorkloadName = Annotated[
+    str | None,
+    option(f"A paper's: {', '.join(NAMED)}; other options override its fields.", "none"),
+]
 WeightDType = Annotated[str | None, option("Weights: fp32, bf16 or fp16.", "fp32")]
 OptimizerName = Annotated[str | None, option("adamw, adamw_fused or sgd.", "adamw")]
 AttentionName = Annotated[str | None, option("eager or sdpa.", "eager")]
@@ -39,11 +44,13 @@ def case_axes(
     source_length: int | None,
     target_length: int | None,
     optimizer: str | None,
+    workload: str | None = None,
 ) -> dict[str, dict[str, list[Any]]]:
     """A suite's axes of backbone and workload, of the options that were given."""
     return {
         "backbone": _given(name=name, dtype=dtype, attention=attention),
         "workload": _given(
+            name=workload,
             batch_size=batch_size,
             source_length_tokens=source_length,
             target_length_tokens=target_length,

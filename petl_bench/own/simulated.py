@@ -107,7 +107,7 @@ def _run(
         trained = models.optimizer_for(model, optimizer, given)
         profiler = SimulatedProfiler(ledger, trainee, trained, era, provenance)
         provenance.begins(inputs, trained)
-        with era.kernels(card.compute_capability), modes_in_recomputation(), ledger:
+        with era.kernels(card), modes_in_recomputation(), ledger:
             for profiler.step in range(WARMUP_STEPS + MEASURED_STEPS):
                 ledger.flops = 0
                 if profiler.step == WARMUP_STEPS + MEASURED_STEPS - 1:

@@ -109,6 +109,7 @@ def run_ledger(
     model, workload = trainee.model, case.workload
     roofline = Roofline(card)
     ledger = Ledger(
+        card=card,
         workspace_bytes=card.cublas_workspace_bytes if era.allocates_workspaces else 0,
         sums_in_place=era.sums_in_place,
     )
@@ -118,6 +119,7 @@ def run_ledger(
         start = ledger.begin(Phase.LOAD)
         ledger.adopt(model.parameters(), Category.PARAMETER)
         ledger.adopt(model.buffers(), Category.BUFFER)
+        ledger.adopt(trainee.buckets, Category.GRADIENT)
         ledger.end(0, Phase.LOAD, start)
         batch = make_batch(case, META)
         ledger.adopt(batch.values(), Category.INPUT)
@@ -126,7 +128,7 @@ def run_ledger(
         profiler = SimulatedProfiler(ledger, trainee, optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, optimizer)
-        with era.kernels(card.compute_capability), modes_in_recomputation(), ledger:
+        with era.kernels(card), modes_in_recomputation(), ledger:
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add

@@ -7,6 +7,7 @@ half line, which the next run cuts off.
 import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,10 +71,15 @@ class Store:
         """
         if not self._timelines:
             record = without_timeline(record)
+        whole = os.fstat(self._fd).st_size
+        left = memoryview(record.model_dump_json().encode() + b"\n")
         try:
-            os.write(self._fd, record.model_dump_json().encode() + b"\n")
+            while left:  # a disk that is nearly full takes a part, and says so by its size alone
+                left = left[os.write(self._fd, left) :]
             os.fsync(self._fd)
         except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._fd, whole)
             raise UsageError(f"out: cannot write {self.path}: {error.strerror}") from None
         self.records.append(record)
 

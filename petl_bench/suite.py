@@ -120,6 +120,8 @@ def load_suite(path: Path) -> Suite:
         raise UsageError(f"suite: cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"suite: {path} is not TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"suite: {path} is nested too deeply") from None
     try:
         return _parse_suite(document)
     except UsageError as error:

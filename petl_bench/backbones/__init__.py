@@ -146,7 +146,7 @@ def _from_file(path: Path, name: str, dtype: DType, attention: Attention) -> Bac
         model_type = config["model_type"]
     except OSError as error:
         raise UsageError(f"backbone: cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(
             f"backbone: {path} is not a transformers config with a model_type"
         ) from None

@@ -39,6 +39,7 @@ def test_a_config_written_by_transformers_gives_the_same_backbone(tiny, tmp_path
         ("pooled_grid", None),
         ("image_encoder", "vit"),
         ("image_encoder", 3),
+        ("image_encoder", ["vit-b32"]),
         ("d_model", 0),
     ],
 )

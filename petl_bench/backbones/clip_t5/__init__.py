@@ -22,7 +22,6 @@ from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Dims, ExtraInput, Ports, Sight
 from petl_bench.backbones.shape import read
 from petl_bench.case import Backbone, ConfigValue, Workload
-from petl_bench.errors import UsageError
 
 _SIZES = {"feature_size": 2048, "feature_grid": 7, "pooled_grid": 6, "images": 2}
 _BASE = t5.PUBLISHED["t5-base"] | _SIZES | {"image_encoder": None, "vocab_size": 32_200}
@@ -92,8 +91,6 @@ def _show(encoder: nn.Module, sight: Sight) -> None:
 def _batch(backbone: Backbone, workload: Workload, device: torch.device) -> dict[str, torch.Tensor]:
     config: Mapping[str, Any] = backbone.config
     B, images, cells = workload.batch_size, workload.images, config["feature_grid"] ** 2
-    if images > config["images"]:
-        raise UsageError(f"images: the backbone takes up to {config['images']} (got {images})")
     shape: tuple[int, ...]
     if config["image_encoder"] is None:
         name, shape = "image_features", (images * cells, config["feature_size"])
@@ -115,4 +112,5 @@ FAMILY = Family(
     build=_build,
     ports=_ports,
     batch=_batch,
+    most_images=lambda config: config["images"],
 )

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from petl_bench import backbones, method_spec, registry
+from petl_bench import method as method_of
 from petl_bench.backbones import FAMILIES
 from petl_bench.case import Backbone, Mode, Workload
 from petl_bench.profilers.simulated.autocast import autocast_on_meta
@@ -56,6 +57,7 @@ DECODER = {
     "intermediate_size": 64,
 }
 TINY_OTHERS = {
+    "clip-t5": {**TINY, "feature_size": 10, "feature_grid": 3, "pooled_grid": 2},
     "bert": ENCODER,
     "roberta": ENCODER,
     "bart-encoder": BART,
@@ -128,7 +130,7 @@ def build(spec: str, backbone: Backbone, device: str = "cpu", seed: int = 0) -> 
     with torch.device(device):
         plain = family.build(backbone)
         ports = family.ports(plain)
-        model = method.attach(plain, ports, config)
+        model = method_of.attach(method, plain, ports, config)
     return Built(backbone, plain, model, ports, config, method)
 
 

@@ -9,7 +9,7 @@ Source: Zhang et al. 2023, arXiv:2308.03303, section 3.1.
 from pydantic import Field, field_validator
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports, SublayerKind
+from petl_bench.backbones.ports import Dims, Ports
 from petl_bench.method import Method, MethodConfig
 
 
@@ -37,6 +37,7 @@ def attach(model: nn.Module, ports: Ports, config: LoraFaConfig) -> nn.Module:
     missing = [target for target in config.targets if target not in roles]
     if missing:
         raise ValueError(f"lora_fa: no projection {missing[0]!r}; here are: {', '.join(roles)}")
+    names = {module: name for name, module in model.named_modules()}
     lora: nn.Module = peft.get_peft_model(
         model,
         peft.LoraConfig(
@@ -44,7 +45,7 @@ def attach(model: nn.Module, ports: Ports, config: LoraFaConfig) -> nn.Module:
             r=config.r,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
-            target_modules=list(config.targets),
+            target_modules=[names[linear] for role in config.targets for linear in roles[role]],
         ),
     )
     for name, parameter in lora.named_parameters():
@@ -54,22 +55,20 @@ def attach(model: nn.Module, ports: Ports, config: LoraFaConfig) -> nn.Module:
 
 
 def trainable_parameters(dims: Dims, config: LoraFaConfig) -> int:
-    """R d_out a target.
+    """R d_out a target; the task head.
 
     T5-base, r = 32 on q and v: 36 attentions * 2 * 32 * 768 = 1,769,472, half of LoRA's.
     """
-    shared = dims.num_key_value_heads * dims.head_size
-    outputs = {"q": dims.inner_size, "k": shared, "v": shared, "o": dims.hidden_size}
-    total = 0
-    for stack in dims.stacks.values():
-        feed_forwards = stack.layers * stack.sublayers.count(SublayerKind.FEED_FORWARD)
-        for target in config.targets:
-            if target in outputs:
-                total += stack.attentions * config.r * outputs[target]
-            else:
-                wide = dims.hidden_size if target == "wo" else dims.feed_forward_size
-                total += feed_forwards * config.r * wide
-    return total
+    outputs = (wide for target in config.targets for _, wide in dims.shapes(target))
+    return config.r * sum(outputs) + dims.task_head_parameters
+
+
+def unsupported(dims: Dims, config: LoraFaConfig) -> str | None:
+    """A target that the backbone does not have."""
+    for target in config.targets:
+        if target not in dims.roles:
+            return f"no projection {target!r} for targets; here are: {', '.join(dims.roles)}"
+    return None
 
 
 METHOD = Method(
@@ -79,4 +78,5 @@ METHOD = Method(
     config=LoraFaConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=unsupported,
 )

@@ -6,6 +6,7 @@ share one. Drawn with matplotlib's Figure class and not with pyplot: nothing glo
 peak_figure      what each method's bytes at the peak are for
 pareto_figure    peak against parameters or throughput; point_labels names its points
 timeline_figure  a step, allocation by allocation
+fit_figures      what fits into so many bytes
 drawing          what they share
 """
 

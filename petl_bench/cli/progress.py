@@ -1,9 +1,7 @@
 """A plan under way, with a progress bar on a terminal."""
 
 import sys
-import threading
 from collections.abc import Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, NamedTuple
 
 import typer
@@ -52,6 +50,9 @@ def run_lanes(lanes: Sequence[Lane], store: "Store") -> "list[Record]":
 
     Ctrl-C lets each lane finish its case and stops with exit code 130; what is stored stays.
     """
+    import threading
+    from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
     stop = threading.Event()
     with _bar() as bar, ThreadPoolExecutor(max(len(lanes), 1)) as pool:
 

@@ -212,7 +212,7 @@ def test_rows_that_this_version_cannot_run_are_told_and_never_dropped(shipped):
         ('emulate = "torch-1.10"', 'emulate = "torch-0.4"', "is not one of torch-1.10"),
         ('provenance = "recalled"', 'provenance = "dreamt"', "tables.0.provenance"),
         ('name = "lora"', 'name = "full"', "rows: 'full' is there twice"),
-        ("{ memory = 8.0,", "{ memmory = 8.0,", "no column 'memmory'; there are: memory, percent"),
+        ("{ memory = 8.0,", "{ mem = 8.0,", "no column 'mem'; there are: memory, percent"),
         ('row = "lora"', 'row = "lst"', "claim: no row 'lst'; there are: full, lora"),
         ('table = "table-1"', 'table = "table-2"', "claim: no table 'table-2'"),
         ('baseline = "full"', "", "saving_percent needs baseline"),

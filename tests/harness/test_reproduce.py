@@ -172,10 +172,9 @@ def as_measured(records, label):
     return record
 
 
-def test_a_reproduction_that_was_killed_goes_on_where_it_left_off(
-    tmp_path, tiny, out, fake_package
-):
-    """Both lanes store their first case, then sleep in the second."""
+@pytest.fixture
+def start(tmp_path, tiny, out, fake_package):
+    """Factory: a reproduction whose second case sleeps, as a process in a group of its own."""
     paper = tmp_path / "sleepy.toml"
     sleepy = PAPER.replace('method = "lst[keep=1]"', 'method = "sleeping"')
     paper.write_text(sleepy.format(tiny=tiny))
@@ -188,45 +187,69 @@ def test_a_reproduction_that_was_killed_goes_on_where_it_left_off(
     arguments = ["reproduce", paper, "--out", out, "--profiler", "simulated"]
     started = []
 
-    def start(**variables):
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "petl_bench", *map(str, arguments)],
-                env=environment | variables,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
+    def run(**variables):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "petl_bench", *map(str, arguments)],
+            env=environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
-        return started[-1]
+        started.append(process)
+        return process
 
-    try:
-        process = start()
-        end = time.monotonic() + 90
-        while len(lines(out / FILE_NAME)) < 2:
-            assert process.poll() is None, process.stdout.read()
-            assert time.monotonic() < end
-            time.sleep(0.02)
-        workers = psutil.Process(process.pid).children(recursive=True)
-        assert len(workers) == 2
-        process.kill()
+    yield run
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        assert psutil.wait_procs(workers, timeout=8)[1] == []
-        kept = lines(out / FILE_NAME)
-        assert not (out / "tables.md").exists()
+        process.stdout.close()
 
-        process = start(AWAKE="1")
-        said, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, said
-    finally:
-        for process in started:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            process.stdout.close()
+
+def workers_once_both_lanes_sleep(process, out):
+    """The worker processes, when each lane has stored its first case."""
+    end = time.monotonic() + 90
+    while len(lines(out / FILE_NAME)) < 2:
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    assert len(workers) == 2
+    return workers
+
+
+def still_running(workers):
+    """Of `workers`, those that do not end by themselves; one that nobody has reaped has ended."""
+    alive = psutil.wait_procs(workers, timeout=8)[1]
+    return [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_a_reproduction_that_was_killed_goes_on_where_it_left_off(start, out):
+    process = start()
+    workers = workers_once_both_lanes_sleep(process, out)
+    process.kill()  # it alone: nobody tells the workers
+    process.wait()
+    assert still_running(workers) == []
+    kept = lines(out / FILE_NAME)
+    assert not (out / "tables.md").exists()
+
+    process = start(AWAKE="1")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
     assert lines(out / FILE_NAME)[:2] == kept  # byte for byte
     stored = [json.loads(line) for line in lines(out / FILE_NAME)]
     assert [record["label"] for record in stored] == ["full", "full", "sleeping", "sleeping"]
     assert {record["status"] for record in stored} == {"ok"}
     assert (out / "report.html").exists()
+
+
+def test_a_reproduction_that_is_interrupted_says_how_it_goes_on(start, out):
+    process = start()
+    workers = workers_once_both_lanes_sleep(process, out)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does on Ctrl-C
+    said, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said == "stopped; the same command goes on where it left off\n"
+    assert still_running(workers) == []
+    assert {json.loads(line)["status"] for line in lines(out / FILE_NAME)[:2]} == {"ok"}

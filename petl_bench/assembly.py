@@ -13,8 +13,8 @@ from petl_bench.backbones import FAMILIES
 from petl_bench.backbones.ports import Dims, Ports
 from petl_bench.case import Autocast, Case, DType, Mode
 from petl_bench.low_bit import packed_away, quantise
-from petl_bench.method_spec import validated_config
 from petl_bench.method import Method, MethodConfig
+from petl_bench.method_spec import validated_config
 from petl_bench.training import trainable
 
 

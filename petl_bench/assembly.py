@@ -13,9 +13,9 @@ from petl_bench.backbones import FAMILIES
 from petl_bench.backbones.ports import Dims, Ports
 from petl_bench.case import Autocast, Case, DType, Mode
 from petl_bench.low_bit import packed_away, quantise
-from petl_bench.method import Method, MethodConfig
+from petl_bench.method import Method, MethodConfig, attach
 from petl_bench.method_spec import validated_config
-from petl_bench.training import trainable
+from petl_bench.training import make_buckets, trainable
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class Trainee:
     """A backbone with a method attached, in training mode where it is to train."""
 
     model: nn.Module
-    ports: Ports  # of the backbone
+    ports: Ports | None  # of the backbone; None: a model that no family of ours knows
     backbone_parameters: int  # before the method added any
     backbone_names: Mapping[nn.Module, str]  # its modules' paths, before the method moved any
+    buckets: tuple[torch.Tensor, ...] = ()  # that a distributed wrapper would gather gradients in
 
     @property
     def total_parameters(self) -> int:
@@ -72,11 +73,12 @@ def assemble(case: Case, device: torch.device) -> Trainee:
         # Weak: a module that the method throws away must not stay in memory for its name.
         names = WeakKeyDictionary({module: name for name, module in backbone.named_modules()})
         ports = family.ports(backbone)
-        model = method.attach(backbone, ports, config)
+        model = attach(method, backbone, ports, config)
     if case.workload.checkpointing:
         method.checkpoint(model)
     model.train(case.workload.mode is Mode.TRAINING)
-    return Trainee(model, ports, backbone_parameters, names)
+    buckets = make_buckets(model) if case.workload.ddp_buckets else ()
+    return Trainee(model, ports, backbone_parameters, names, buckets)
 
 
 def make_batch(case: Case, device: torch.device) -> dict[str, torch.Tensor]:

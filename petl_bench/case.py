@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import TypeAliasType  # typing's own is of Python 3.12
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]  # true is not 1
 
@@ -17,6 +18,13 @@ class Frozen(BaseModel):
     """A value: immutable, strict about unknown fields, without numbers that JSON does not have."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+ConfigValue = TypeAliasType(
+    "ConfigValue",
+    "bool | int | float | str | list[ConfigValue] | dict[str, ConfigValue] | None",
+)
+"""What a configuration may hold: JSON."""
 
 
 class DType(StrEnum):
@@ -53,6 +61,16 @@ class Optimizer(StrEnum):
     SGD = "sgd"
 
 
+class ZeroGrad(StrEnum):
+    """What becomes of gradients after an optimizer step."""
+
+    DEFAULT = (
+        "default"  # the era's: torch lets them go since 2.0, and filled them with zeros before
+    )
+    FREE = "free"  # let go, as by `parameter.grad = None`
+    KEEP = "keep"  # filled with zeros
+
+
 class Autocast(StrEnum):
     """Type that a forward pass casts to, operator by operator; weights stay as they are."""
 
@@ -76,7 +94,7 @@ class Backbone(Frozen):
 
     name: str
     family: str
-    config: dict[str, bool | int | float | str | None]
+    config: dict[str, ConfigValue]
     dtype: DType = DType.FP32
     attention: Attention = Attention.EAGER
     quantize: Quantization | None = None
@@ -97,7 +115,10 @@ class Workload(Frozen):
 
     batch_size: PositiveInt = Field(100, description="examples a step, in all of its parts")
     source_length_tokens: PositiveInt = 128
-    target_length_tokens: PositiveInt = Field(3, description="mode generate makes as many")
+    target_length_tokens: PositiveInt | None = Field(
+        3, description="None where an example is its source alone; mode generate makes as many"
+    )
+    images: PositiveInt = Field(1, description="an example, for backbones that see any")
     mode: Mode = Mode.TRAINING
     beams: PositiveInt = Field(1, description="mode generate; 1 is greedy")
     autocast: Autocast | None = None
@@ -105,11 +126,12 @@ class Workload(Frozen):
         default=False, description="layers run again in backward, instead of being kept"
     )
     accumulation_steps: PositiveInt = Field(1, description="parts of a batch, one after another")
+    ddp_buckets: bool = Field(
+        default=False, description="hold what DistributedDataParallel gathers gradients in"
+    )
     optimizer: Optimizer | None = Optimizer.ADAMW
     clip_grad_norm: Annotated[float, Field(gt=0, strict=True)] | None = 1.0
-    keep_gradients: Annotated[bool, Field(strict=True)] = Field(
-        default=False, description="zero_grad fills gradients with zeros and frees none"
-    )
+    zero_grad: ZeroGrad = Field(ZeroGrad.DEFAULT, description="gradients after a step")
     seed: Annotated[int, Field(strict=True)] = 0
     warmup_steps: PositiveInt = Field(1, description="step 0 makes optimizer state and workspaces")
     measured_steps: PositiveInt = Field(3, description="steps whose memory is recorded")
@@ -138,6 +160,8 @@ class Workload(Frozen):
         mode = given.get("mode", Mode.TRAINING)
         if mode != Mode.GENERATE and given.get("beams", 1) != 1:
             raise ValueError("beams: only mode generate has any")
+        if mode == Mode.GENERATE and given.get("target_length_tokens", 3) is None:
+            raise ValueError("target_length_tokens: mode generate is to be told how many to make")
         if mode == Mode.TRAINING:
             if given.get("optimizer", Optimizer.ADAMW) is None:
                 raise ValueError("optimizer: mode training needs one")
@@ -153,7 +177,8 @@ _OF_TRAINING: dict[str, Any] = {
     "clip_grad_norm": None,
     "checkpointing": False,
     "accumulation_steps": 1,
-    "keep_gradients": False,
+    "ddp_buckets": False,
+    "zero_grad": ZeroGrad.DEFAULT,
 }
 """Fields of training alone, and what they are where nothing trains."""
 

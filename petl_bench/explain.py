@@ -143,7 +143,7 @@ def explain(case: Case, card: Card, era: Era = ERAS[None], *, label: str = "") -
     with Provenance(trainee) as provenance:
         ledger, _ = run_ledger(case, trainee, card, era, provenance)
     phase, blocks = blocks_at_peak(ledger, case.workload)
-    found = (_live(index, size, ledger, provenance) for index, size in blocks.items())
+    found = (live_tensor(index, size, ledger, provenance) for index, size in blocks.items())
     tensors = tuple(sorted(found, key=lambda tensor: -tensor.allocated_bytes))
     return Explanation(
         case=case,
@@ -278,7 +278,8 @@ def _assemble(case: Case, label: str) -> Trainee:
         raise UsageError(str(error)) from None
 
 
-def _live(index: int, size: int, ledger: Ledger, provenance: Provenance) -> LiveTensor:
+def live_tensor(index: int, size: int, ledger: Ledger, provenance: Provenance) -> LiveTensor:
+    """Storage `index` of `ledger`, in a block of `size` bytes, with all that is known of it."""
     category = ledger.categories[index]
     site = provenance.sites[ledger.sites[index]]
     module, name = provenance.names.get(index, (site.module, None))

@@ -44,6 +44,12 @@ def checkpoint_layers(model: nn.Module) -> None:
     raise ValueError(f"checkpointing: is not for a {type(model).__name__}")
 
 
+def needs_ports(dims: Dims, config: MethodConfig) -> str | None:
+    """For `unsupported`: a method that meets a backbone's layers one by one."""
+    del config
+    return None if dims.stacks else "it needs to know the layers of this architecture"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Method(Generic[C]):
     """One fine-tuning method. It carries no memory figure: bytes come from running it.
@@ -60,6 +66,22 @@ class Method(Generic[C]):
     trainable_parameters: Callable[[Dims, C], int]  # the paper's closed form
     unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
     checkpoint: Callable[[nn.Module], None] = checkpoint_layers  # turns recomputation on
+
+
+def attach(method: Method[Any], model: nn.Module, ports: Ports, config: MethodConfig) -> nn.Module:
+    """`method` attached, and beside it what trains or is frozen whatever the method is."""
+    trainee = method.attach(model, ports, config)
+    extra = ports.extra_input
+    if extra is not None:
+        extra.embedding.requires_grad_(requires_grad=True)
+        if extra.frozen is not None:
+            extra.frozen.requires_grad_(requires_grad=False)
+    return trainee
+
+
+def trainable_parameters(method: Method[Any], dims: Dims, config: MethodConfig) -> int:
+    """What trains after `attach`: the method's closed form and an extra input's embedding."""
+    return method.trainable_parameters(dims, config) + dims.extra_input_parameters
 
 
 def freeze(model: nn.Module, keep: nn.Module | None = None) -> None:

@@ -68,11 +68,13 @@ def generation_step(
         pad_token_id=0,
         decoder_start_token_id=generator.generation_config.decoder_start_token_id,
     )
+    length = workload.target_length_tokens
+    assert length is not None  # as Workload sees to
     device = next(iter(batch.values())).device
     with _Tokens(profiler) as tokens, autocast(workload, device):
 
         def unfinished(*_: Any, **__: Any) -> bool:
-            return tokens.seen < workload.target_length_tokens
+            return tokens.seen < length
 
         # Counted, not read off the tokens: a simulation has none to read.
         with patch.object(GenerationMixin, "_has_unfinished_sequences", unfinished):

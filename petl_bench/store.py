@@ -5,7 +5,6 @@ half line, which the next run cuts off.
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from petl_bench.errors import UsageError
-from petl_bench.record import Environment, Origin, Record, Status, load_record
+from petl_bench.garbage import collection_paused
+from petl_bench.record import Environment, Origin, Record, Status, load_record_json
 
 FILE_NAME = "records.jsonl"
 
@@ -51,7 +51,8 @@ class Store:
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
-            self.records = list(_parse_lines(data, self.path))  # what is no store stays as it is
+            with collection_paused():
+                self.records = list(_parse_lines(data, self.path))  # what is none stays as it is
             os.ftruncate(self._fd, data.rfind(b"\n") + 1)
         except BlockingIOError:
             raise UsageError(f"out: another run is writing {self.path}") from None
@@ -92,7 +93,9 @@ def read_records(path: Path) -> Iterator[Record]:
         data = file.read_bytes()
     except OSError as error:
         raise UsageError(f"records: cannot read {file}: {error.strerror}") from None
-    yield from _parse_lines(data, file)
+    with collection_paused():
+        records = list(_parse_lines(data, file))
+    yield from records
 
 
 def latest(records: list[Record]) -> list[Record]:
@@ -112,7 +115,7 @@ def _parse_lines(data: bytes, file: Path) -> Iterator[Record]:
 
 def _parse(line: bytes, file: Path, number: int) -> Record:
     try:
-        return load_record(json.loads(line.decode("utf-8")))
+        return load_record_json(line)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "record"

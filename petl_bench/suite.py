@@ -10,6 +10,8 @@ A suite file is TOML. Every value may be a list, which makes the grid:
 
     [workload]
     batch_size = [8, 32, 100]
+
+`name` in [workload] is one that petl_bench/workloads.py has; other fields there override it.
 """
 
 import difflib
@@ -23,7 +25,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from petl_bench import backbones, method_spec
+from petl_bench import backbones, method_spec, workloads
 from petl_bench.case import (
     BASELINE_METHOD,
     Attention,
@@ -67,7 +69,8 @@ class Suite:
         if choices[0][1].name != BASELINE_METHOD:
             choices = [*method_spec.parse_specs(BASELINE_METHOD), *choices]
         cells: dict[str, PlannedCase] = {}
-        for backbone, workload in itertools.product(self.backbones(), self.workloads()):
+        for backbone, asked in itertools.product(self.backbones(), self.workloads()):
+            workload = backbones.fitted(backbone, asked)
             for label, method in choices:
                 case = Case(backbone=backbone, method=method, workload=workload)
                 cells.setdefault(case.case_id, PlannedCase(label=label, case=case))
@@ -90,7 +93,18 @@ class Suite:
 
     def workloads(self) -> list[Workload]:
         """The workload axes' cells, in the order written."""
-        return [_workload(cell) for cell in _product(self.workload)]
+        cells = []
+        for cell in _product(self.workload):
+            fields = dict(cell)
+            name = fields.pop("name", None)
+            named = [{}] if name is None else workloads.find(str(name))
+            cells += [_workload(known | fields) for known in named]
+        return cells
+
+    @property
+    def takes_the_largest(self) -> bool:
+        """Whether its workloads are one run's, which needs what the largest of them does."""
+        return workloads.LARGEST in self.workload.get("name", ())
 
 
 def load_suite(path: Path) -> Suite:
@@ -121,7 +135,7 @@ def _parse_suite(document: Mapping[str, Any]) -> Suite:
     suite = Suite(
         methods=methods,
         backbone=_axes(document, "backbone", _BACKBONE_FIELDS),
-        workload=_axes(document, "workload", tuple(Workload.model_fields)),
+        workload=_axes(document, "workload", (*Workload.model_fields, "name")),
     )
     # Values, too, are checked here, where the file and the table can be named.
     if methods:
@@ -145,7 +159,7 @@ def _axes(document: Mapping[str, Any], table: str, fields: Sequence[str]) -> dic
 def _check_keys(table: str, given: Iterable[str], known: Sequence[str]) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(known)}"
             raise UsageError(f"{table} has no field {key!r}; {hint}")
 

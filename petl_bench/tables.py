@@ -5,11 +5,11 @@ asked the same question (backbone, workload) of the same place (origin, device),
 taken within a group only. A number that is absent is null in the frame and a dash in a table.
 """
 
-import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from typing import Literal
 
@@ -19,6 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from petl_bench.case import BASELINE_METHOD, Backbone, Mode, Workload
+from petl_bench.garbage import collection_paused
 from petl_bench.record import Category, Fit, Measurement, Origin, Phase, PhaseMemory, Record, Status
 from petl_bench.units import format_bytes, format_count
 
@@ -72,7 +73,7 @@ class Group:
             *([self.backbone.quantize.value] if self.backbone.quantize else []),
             f"batch {load.batch_size}",
             f"source {load.source_length_tokens}",
-            f"target {load.target_length_tokens}",
+            *([f"target {load.target_length_tokens}"] if load.target_length_tokens else []),
             load.optimizer.value if load.optimizer else load.mode.value,
         ]
         parts += [
@@ -96,7 +97,7 @@ class Group:
 
 def groups(records: Iterable[Record]) -> list[Group]:
     """`records` split into comparable groups, in order of first appearance."""
-    members: dict[str, list[Record]] = {}
+    members: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         members.setdefault(_group_key(record), []).append(record)
     return [
@@ -112,9 +113,10 @@ def groups(records: Iterable[Record]) -> list[Group]:
     ]
 
 
-def _group_key(record: Record) -> str:
-    question = record.case.model_dump(mode="json", include={"backbone", "workload"})
-    return json.dumps([record.origin, record.environment.place, question], sort_keys=True)
+def _group_key(record: Record) -> tuple[str, ...]:
+    case = record.case
+    question = case.backbone.model_dump_json(), case.workload.model_dump_json()
+    return record.origin, record.environment.place, *question
 
 
 def _is_baseline(record: Record) -> bool:
@@ -136,7 +138,7 @@ class _Row:
     def seen(self) -> Measurement | None:
         return self.record.measurement
 
-    @property
+    @cached_property  # sixteen columns ask for it
     def peak(self) -> PhaseMemory | None:
         return self.seen.peak() if self.seen else None
 
@@ -253,14 +255,17 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     is of the group's full fine-tuning; the columns named after categories are at the overall
     peak; `load_allocated_bytes` is what is held once the model stands.
     """
-    baselines = {_group_key(group.records[0]): group.baseline for group in groups(records)}
-    rows = [_Row(record, baselines[_group_key(record)]) for record in records]
-    return pd.DataFrame(
-        {
-            name: pd.Series([get(row) for row in rows], dtype=dtype)
-            for name, (dtype, get) in _COLUMNS.items()
-        }
-    )
+    with collection_paused():
+        keys = [_group_key(record) for record in records]
+        pairs = list(zip(keys, records, strict=True))
+        baselines = {key: r for key, r in pairs if _is_baseline(r) and r.measurement}  # the newest
+        rows = [_Row(record, baselines.get(key)) for key, record in pairs]
+        return pd.DataFrame(
+            {
+                name: pd.Series([get(row) for row in rows], dtype=dtype)
+                for name, (dtype, get) in _COLUMNS.items()
+            }
+        )
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -356,6 +361,47 @@ def category_peaks(records: Sequence[Record]) -> list[Table]:
     shown += [_Shown("peak_allocated_bytes", "peak allocated", format_bytes)]
     caption = "Allocated memory at the highest moment of the step, by what it is for."
     return [_table(group, shown, caption, failures=False) for group in groups(records)]
+
+
+def across_workloads(records: Sequence[Record]) -> list[Table]:
+    """One table a backbone and place: what a run over all workloads needs, the largest's peak."""
+    kinds: dict[str, list[Group]] = {}
+    for group in groups(records):
+        first = group.records[0]
+        question = first.case.backbone.model_dump_json()
+        kinds.setdefault(f"{first.origin} {group.place} {question}", []).append(group)
+    return [_across(members) for members in kinds.values()]
+
+
+def _across(members: Sequence[Group]) -> Table:
+    first = members[0]
+    largest: dict[str, tuple[int, Group]] = {}
+    for group in members:
+        for record in group.records:
+            if record.measurement is not None:
+                found = record.measurement.peak_allocated_bytes, group
+                largest[record.label] = max(largest.get(record.label, found), found, key=_first)
+    return Table(
+        title=f"{first.backbone.name}, the largest of {len(members)} workloads: {first.place}",
+        caption="One run that trains on them in turn needs what the largest needs.",
+        columns=(
+            Column(header="method", align="left"),
+            Column(header="peak allocated", align="right"),
+            Column(header="set by", align="left"),
+        ),
+        rows=tuple(
+            (
+                Cell(text=label),
+                Cell(text=format_bytes(peak), number=peak),
+                Cell(text=group.setting),
+            )
+            for label, (peak, group) in largest.items()
+        ),
+    )
+
+
+def _first(found: tuple[int, Group]) -> int:
+    return found[0]
 
 
 def _shown_phases(group: Group) -> list[_Shown]:
@@ -522,15 +568,16 @@ def to_markdown(table: Table) -> str:
         "| " + " | ".join(rules[column.align] for column in table.columns) + " |",
         *(_markdown_line(cell.text for cell in row) for row in table.rows),
     ]
-    title, caption = _markdown_text(table.title), _markdown_text(table.caption)
+    title, caption = markdown_text(table.title), markdown_text(table.caption)
     return "\n".join([f"**{title}**", "", *lines, "", caption, ""])
 
 
 def _markdown_line(texts: Iterable[str]) -> str:
-    return "| " + " | ".join(_markdown_text(text) for text in texts) + " |"
+    return "| " + " | ".join(markdown_text(text) for text in texts) + " |"
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """`text` on one line, with nothing in it that Markdown or HTML would read."""
     return re.sub(r"([\\|*`<])", r"\\\1", " ".join(text.split()))
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from petl_bench.case import Autocast, Optimizer, Workload
+from petl_bench.case import Autocast, Optimizer, Workload, ZeroGrad
 from petl_bench.low_bit import adamw_8bit
 from petl_bench.record import Phase
+from petl_bench.units import MIB
 
 
 class PhaseProfiler(Protocol):
@@ -35,6 +36,11 @@ _OPTIMIZERS: dict[Optimizer, tuple[Callable[..., torch.optim.Optimizer], dict[st
     Optimizer.ADAFACTOR: (torch.optim.Adafactor, {}),
     Optimizer.SGD: (torch.optim.SGD, {}),
 }
+_ZERO_GRAD: dict[ZeroGrad, dict[str, bool]] = {
+    ZeroGrad.DEFAULT: {},
+    ZeroGrad.FREE: {"set_to_none": True},
+    ZeroGrad.KEEP: {"set_to_none": False},
+}
 LEARNING_RATE = 1e-4  # small, so that random weights stay finite; memory does not depend on it
 AUTOCAST_DTYPES = {Autocast.BF16: torch.bfloat16, Autocast.FP16: torch.float16}
 
@@ -42,6 +48,26 @@ AUTOCAST_DTYPES = {Autocast.BF16: torch.bfloat16, Autocast.FP16: torch.float16}
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     """The parameters that train, tied ones once."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def make_buckets(model: nn.Module) -> tuple[torch.Tensor, ...]:
+    """What DistributedDataParallel gathers the gradients of `model` in, beside the gradients.
+
+    One more copy of the trainable bytes, there from the wrapper's construction on: flat tensors,
+    one for each dtype's first parameters until they reach 1 MiB, then one whenever they reach
+    25 MiB; as with find_unused_parameters, which the LST paper's image runs set (torch/csrc/
+    distributed/c10d/reducer.cpp). They are one rank's memory alone: nothing is copied or sent.
+    """
+    buckets: list[torch.Tensor] = []
+    for dtype in dict.fromkeys(parameter.dtype for parameter in trainable(model)):
+        limit, filled = MIB, 0
+        parameters = [p for p in trainable(model) if p.dtype == dtype]
+        for parameter in parameters:
+            filled += parameter.numel()
+            if filled * dtype.itemsize >= limit or parameter is parameters[-1]:
+                buckets.append(torch.empty(filled, dtype=dtype, device=parameter.device))
+                limit, filled = 25 * MIB, 0
+    return tuple(buckets)
 
 
 def make_optimizer(model: nn.Module, optimizer: Optimizer) -> torch.optim.Optimizer:
@@ -100,7 +126,4 @@ def training_step(  # noqa: PLR0917 - what every step needs
         else:
             scaler.step(optimizer)
             scaler.update()
-        if workload.keep_gradients:
-            optimizer.zero_grad(set_to_none=False)
-        else:
-            optimizer.zero_grad()
+        optimizer.zero_grad(**_ZERO_GRAD[workload.zero_grad])

@@ -38,6 +38,7 @@ def explain(  # noqa: PLR0917 - one parameter an option
         str | None, options.option("Another method: tell what sets the two apart.", "none")
     ] = None,
     backbone: options.BackboneName = None,
+    workload: options.WorkloadName = None,
     batch_size: options.BatchSize = None,
     source_length: options.SourceLength = None,
     target_length: options.TargetLength = None,
@@ -51,7 +52,7 @@ def explain(  # noqa: PLR0917 - one parameter an option
     checkpointing: options.Checkpointing = None,
     accumulation_steps: options.AccumulationSteps = None,
     clip_grad_norm: options.ClipGradNorm = None,
-    keep_gradients: options.KeepGradients = None,
+    zero_grad: options.ZeroGrad = None,
     gpu: options.Gpu = None,
     emulate: options.Emulate = None,
     by: Annotated[View, typer.Option(help="What the largest rows tell apart.")] = View.TENSOR,
@@ -80,7 +81,8 @@ def explain(  # noqa: PLR0917 - one parameter an option
         checkpointing=checkpointing,
         accumulation_steps=accumulation_steps,
         clip_grad_norm=clip_grad_norm,
-        keep_gradients=keep_gradients,
+        zero_grad=zero_grad,
+        workload=workload,
     )
     cells = [_planned(spec, axes) for spec in (method, against) if spec is not None]
 
@@ -110,7 +112,10 @@ def _planned(spec: str, axes: Mapping[str, Mapping[str, Any]]) -> "PlannedCase":
     labels = [label for label, _ in parse_specs(spec)]
     if len(labels) > 1:
         raise UsageError(f"explain: takes one method at a time, {spec!r} is {len(labels)}")
-    plan = Suite(methods=(spec,), **axes).plan()
+    suite = Suite(methods=(spec,), **axes)
+    if suite.takes_the_largest:
+        raise UsageError("workload: explain takes one at a time")
+    plan = suite.plan()
     return next(cell for cell in plan if cell.label == labels[0])
 
 

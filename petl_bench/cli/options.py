@@ -7,6 +7,7 @@ import typer
 from petl_bench.cards import CARDS, DEFAULT_CARD
 from petl_bench.eras import ERAS
 from petl_bench.errors import UsageError
+from petl_bench.workloads import NAMED
 
 
 def option(text: str, default: str) -> Any:
@@ -20,6 +21,10 @@ BackboneName = Annotated[
 BatchSize = Annotated[int | None, option("Examples a step.", "100")]
 SourceLength = Annotated[int | None, option("Source tokens an example.", "128")]
 TargetLength = Annotated[int | None, option("Target tokens an example.", "3")]
+WorkloadName = Annotated[
+    str | None,
+    option(f"A paper's: {', '.join(NAMED)}; other options override its fields.", "none"),
+]
 WeightDType = Annotated[str | None, option("Weights: fp32, bf16 or fp16.", "fp32")]
 ModeName = Annotated[str | None, option("training, inference or generate.", "training")]
 Beams = Annotated[int | None, option("Beams of mode generate; 1 is greedy.", "1")]
@@ -35,8 +40,8 @@ AccumulationSteps = Annotated[
 ClipGradNorm = Annotated[
     float | None, option("Norm that gradients are clipped to; 0 switches it off.", "1.0")
 ]
-KeepGradients = Annotated[
-    bool | None, option("zero_grad keeps gradients, filled with zeros.", "off")
+ZeroGrad = Annotated[
+    str | None, option("free lets gradients go after a step, keep fills them with zeros.", "free")
 ]
 OptimizerName = Annotated[
     str | None,
@@ -63,18 +68,20 @@ def case_axes(
     source_length: int | None,
     target_length: int | None,
     optimizer: str | None,
-    mode: str | None,
-    beams: int | None,
-    autocast: str | None,
-    checkpointing: bool | None,
-    accumulation_steps: int | None,
-    clip_grad_norm: float | None,
-    keep_gradients: bool | None,
+    mode: str | None = None,
+    beams: int | None = None,
+    autocast: str | None = None,
+    checkpointing: bool | None = None,
+    accumulation_steps: int | None = None,
+    clip_grad_norm: float | None = None,
+    zero_grad: str | None = None,
+    workload: str | None = None,
 ) -> dict[str, dict[str, list[Any]]]:
     """A suite's axes of backbone and workload, of the options that were given."""
     return {
         "backbone": _given(name=name, dtype=dtype, attention=attention, quantize=quantize),
         "workload": _given(
+            name=workload,
             batch_size=batch_size,
             source_length_tokens=source_length,
             target_length_tokens=target_length,
@@ -85,7 +92,7 @@ def case_axes(
             checkpointing=checkpointing,
             accumulation_steps=accumulation_steps,
             clip_grad_norm=clip_grad_norm,
-            keep_gradients=keep_gradients,
+            zero_grad=zero_grad,
         ),
     }
 

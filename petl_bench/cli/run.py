@@ -33,6 +33,7 @@ SuiteFile = Annotated[
 def run(  # noqa: PLR0917 - one parameter an option
     methods: Methods = None,
     backbone: options.BackboneName = None,
+    workload: options.WorkloadName = None,
     batch_size: options.BatchSize = None,
     source_length: options.SourceLength = None,
     target_length: options.TargetLength = None,
@@ -46,7 +47,7 @@ def run(  # noqa: PLR0917 - one parameter an option
     checkpointing: options.Checkpointing = None,
     accumulation_steps: options.AccumulationSteps = None,
     clip_grad_norm: options.ClipGradNorm = None,
-    keep_gradients: options.KeepGradients = None,
+    zero_grad: options.ZeroGrad = None,
     profiler: Annotated[
         str,
         typer.Option(help="cuda measures, simulated predicts; auto measures where there is CUDA."),
@@ -97,7 +98,8 @@ def run(  # noqa: PLR0917 - one parameter an option
             checkpointing=checkpointing,
             accumulation_steps=accumulation_steps,
             clip_grad_norm=clip_grad_norm,
-            keep_gradients=keep_gradients,
+            zero_grad=zero_grad,
+            workload=workload,
         ),
     )
     plan = grid.plan()
@@ -112,6 +114,8 @@ def run(  # noqa: PLR0917 - one parameter an option
 
         print_tables(records, phases=phases)
     _write_outputs(records, folder)
+    if grid.takes_the_largest:
+        _tell_the_largest(records, folder, printed=not as_json)
     if any(record.status == "error" for record in records):
         raise typer.Exit(1)
 
@@ -177,3 +181,16 @@ def _write_outputs(records: "list[Record]", folder: Path) -> None:
     except OSError as error:
         raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
     print(f"report: {folder / 'report.html'}", file=sys.stderr)
+
+
+def _tell_the_largest(records: "list[Record]", folder: Path, *, printed: bool) -> None:
+    """What one run over all the workloads needs: on the terminal, and after the other tables."""
+    from rich.console import Console
+
+    from petl_bench.tables import across_workloads, to_markdown, to_rich
+
+    for table in across_workloads(records):
+        with (folder / "table.md").open("a", encoding="utf-8") as file:
+            file.write("\n" + to_markdown(table) + "\n")
+        if printed:
+            Console(width=None if sys.stdout.isatty() else 200).print(to_rich(table))

@@ -1,9 +1,7 @@
 """petl-bench verify: the same cases measured and simulated, side by side."""
 
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -164,6 +162,7 @@ def _simulate(measured: "Sequence[Record]", chosen: "Mapping[str, Card]") -> "li
     """A simulation of each measured case, always anew: what verifies must not be stale."""
     from tempfile import TemporaryDirectory
 
+    from petl_bench.environment import allocator_options
     from petl_bench.record import Origin
     from petl_bench.runner import Runner
     from petl_bench.store import Store
@@ -178,25 +177,10 @@ def _simulate(measured: "Sequence[Record]", chosen: "Mapping[str, Card]") -> "li
     with TemporaryDirectory() as folder:
         store = Store(Path(folder))
         for (card, options), plan in plans.items():
-            with _allocator_options(options):
+            with allocator_options(options):
                 runner = Runner(origin=Origin.SIMULATED, card=card)
                 simulated += run_plan(runner, list(plan.values()), store)
     return simulated
-
-
-@contextmanager
-def _allocator_options(options: str) -> Iterator[None]:
-    """The allocator's options in the environment, where workers read them, and nothing else."""
-    from petl_bench.environment import ALLOCATOR_VARIABLES
-
-    before = {name: os.environ.pop(name) for name in ALLOCATOR_VARIABLES if name in os.environ}
-    if options:
-        os.environ[ALLOCATOR_VARIABLES[0]] = options
-    try:
-        yield
-    finally:
-        os.environ.pop(ALLOCATOR_VARIABLES[0], None)
-        os.environ.update(before)
 
 
 def _make(out: Path) -> None:

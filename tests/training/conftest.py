@@ -3,6 +3,7 @@
 import gc
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import pytest
@@ -27,12 +28,59 @@ TINY = {
     "num_layers": 4,
     "num_decoder_layers": 4,
 }
+ENCODER = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 200,
+}
+BART = {
+    "vocab_size": 96,
+    "d_model": 32,
+    **{
+        f"{stack}_{field}": value
+        for stack in ("encoder", "decoder")
+        for field, value in {"layers": 2, "attention_heads": 4, "ffn_dim": 64}.items()
+    },
+    "max_position_embeddings": 200,
+}
+DECODER = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 64,
+}
+TINY_OTHERS = {
+    "bert": ENCODER,
+    "roberta": ENCODER,
+    "bart-encoder": BART,
+    "bart": BART,
+    "llama": DECODER,
+    "qwen2": {**DECODER, "tie_word_embeddings": True},
+    "qwen3": DECODER,
+    "mistral": DECODER,
+}
+"""A tiny configuration of every family but T5's, as a config.json has it."""
+
 SMALL_WORKLOAD = Workload(batch_size=3, source_length_tokens=7, target_length_tokens=5)
 
 
 def tiny_t5(**changes: Any) -> Backbone:
     config = {**backbones.find("t5-small").config, **TINY, **changes}
     return Backbone(name="tiny-t5", family="t5", config=config)
+
+
+def tiny(family: str, **changes: Any) -> Backbone:
+    """A tiny backbone of `family`."""
+    if family == "t5":
+        return tiny_t5(**changes)
+    config = FAMILIES[family].normalise({**TINY_OTHERS[family], **changes})
+    return Backbone(name=f"tiny-{family}", family=family, config=config)
 
 
 @dataclass
@@ -89,6 +137,12 @@ class LedgerProfiler:
         self.ledger.end(self.step, phase, start)
 
 
+@cache
+def _spare_what_is_imported() -> None:
+    """Once: later collections, one a ledger, need not look through torch and transformers."""
+    gc.freeze()
+
+
 def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **options) -> Ledger:
     """The ledger of `steps` steps, host scalars included so that devices can be compared."""
     ledger = Ledger(frozenset({"meta", "cpu"}), **options)
@@ -97,6 +151,7 @@ def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **
     built.model.train(workload.mode is Mode.TRAINING)
     profiler = LedgerProfiler(ledger)
     gc.collect()
+    _spare_what_is_imported()
     gc.disable()
     try:
         with foreach_by_default(device):
@@ -126,31 +181,36 @@ def phase_peaks(ledger: Ledger, step: int) -> dict[Phase, int]:
     return peaks
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tiny_t5():
     return tiny_t5
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def make_tiny():
+    return tiny
+
+
+@pytest.fixture(scope="session")
 def attach():
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ledger_of():
     return run_ledger
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def peaks_of():
     return phase_peaks
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small_workload():
     return SMALL_WORKLOAD
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def no_profiler():
     return NoProfiler()

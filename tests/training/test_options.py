@@ -15,8 +15,8 @@ SMALL = {"batch_size": 4, "source_length_tokens": 7, "target_length_tokens": 5}
 OPTIONS = [
     {"checkpointing": True},
     {"accumulation_steps": 2},
-    {"keep_gradients": True},
-    {"keep_gradients": True, "accumulation_steps": 2},
+    {"zero_grad": "keep"},
+    {"zero_grad": "keep", "accumulation_steps": 2},
     {"clip_grad_norm": None},
     {"optimizer": "adamw_loop"},
     {"optimizer": "adamw_8bit"},

@@ -113,15 +113,17 @@ def run_ledger(
     model, workload = trainee.model, case.workload
     roofline = Roofline(card)
     ledger = Ledger(
+        card=card,
         workspace_bytes=card.cublas_workspace_bytes if era.allocates_workspaces else 0,
         sums_in_place=era.sums_in_place,
     )
     if witness is not None:
         witness.opens(ledger)
-    with _no_collection(), era.optimizer_defaults():
+    with no_collection(), era.optimizer_defaults():
         start = ledger.begin(Phase.LOAD)
         ledger.adopt(model.parameters(), Category.PARAMETER)
         ledger.adopt(model.buffers(), Category.BUFFER)
+        ledger.adopt(trainee.buckets, Category.GRADIENT)
         ledger.end(0, Phase.LOAD, start)
         batch = make_batch(case, META)
         ledger.adopt(batch.values(), Category.INPUT)
@@ -131,7 +133,7 @@ def run_ledger(
         profiler = SimulatedProfiler(ledger, trainee, step.optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, step.optimizer)
-        kernels = era.kernels(card.compute_capability)
+        kernels = era.kernels(card)
         with autocast_on_meta(), kernels, modes_in_recomputation(), ledger:
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
@@ -193,7 +195,7 @@ def _warmed_up(
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """No cyclic garbage collection inside: when it strikes would change the stream of frees."""
     gc.collect()
     gc.disable()

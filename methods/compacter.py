@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from petl_bench import branches
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.method import Method, MethodConfig, freeze
+from petl_bench.method import Method, MethodConfig, freeze, needs_ports
 
 _AFTER = {
     "compacter": branches.SELF_ATTENTION_AND_FEED_FORWARD,
@@ -92,7 +92,7 @@ class HypercomplexBottleneck(nn.Module):
 
 def attach(model: nn.Module, ports: Ports, config: CompacterConfig) -> nn.Module:
     """Freeze the backbone and hang an adapter on each chosen branch's last projection."""
-    freeze(model)
+    freeze(model, keep=ports.task_head)
     n, D, m = config.phm_dim, ports.dims.hidden_size, config.width(ports.dims.hidden_size)
     rule = nn.Parameter(ports.like.new_empty(n, n, n))
     nn.init.normal_(rule, std=1e-4)
@@ -108,26 +108,28 @@ def attach(model: nn.Module, ports: Ports, config: CompacterConfig) -> nn.Module
 
 
 def trainable_parameters(dims: Dims, config: CompacterConfig) -> int:
-    """2 r (D + m) + m + D an adapter, n**3 in all, and D a norm.
+    """2 r (D + m) + m + D an adapter, n**3 in all, and D a vector of a norm.
 
     T5-base: 48 adapters of 2,376, 64 and 62 norms of 768 make 161,728: 0.073 % of 222,882,048,
     as in the paper's table 1; 24 adapters, 104,704 or 0.047 %, are Compacter++.
     """
     D, m = dims.hidden_size, config.width(dims.hidden_size)
     adapters = branches.count(dims, _AFTER[config.placement])
-    norms = dims.num_sublayers + len(dims.stacks) if config.norms else 0
-    return adapters * (2 * config.rank * (D + m) + m + D) + config.phm_dim**3 + norms * D
+    others = config.phm_dim**3 + dims.task_head_parameters
+    if config.norms:
+        others += dims.norm_parameters
+    return adapters * (2 * config.rank * (D + m) + m + D) + others
 
 
 def unsupported(dims: Dims, config: CompacterConfig) -> str | None:
-    """A width that does not fall into `phm_dim` equal parts."""
+    """Unknown layers, or a width that does not fall into `phm_dim` equal parts."""
     for name, size in (
         ("hidden size", dims.hidden_size),
         ("bottleneck", config.width(dims.hidden_size)),
     ):
         if size % config.phm_dim:
             return f"phm_dim {config.phm_dim} does not divide the {name} of {size}"
-    return None
+    return needs_ports(dims, config)
 
 
 METHOD = Method(

@@ -22,9 +22,9 @@ def attach(model: nn.Module, ports: Ports, config: FullConfig) -> nn.Module:
 
 
 def trainable_parameters(dims: Dims, config: FullConfig) -> int:
-    """All of the backbone's parameters, tied ones once."""
+    """All of the backbone's parameters, tied ones once, and a new task head's."""
     del config
-    return dims.total_parameters
+    return dims.total_parameters + dims.task_head_parameters
 
 
 METHOD = Method(

@@ -8,8 +8,7 @@ Source: Liu, Tam, Muqeeth, Mohta, Huang, Bansal & Raffel 2022, arXiv:2205.05638,
 
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports, SublayerKind
-from petl_bench.branches import FEED_FORWARD, count
+from petl_bench.backbones.ports import Dims, Ports
 from petl_bench.method import Method, MethodConfig
 
 
@@ -23,14 +22,12 @@ def attach(model: nn.Module, ports: Ports, config: Ia3Config) -> nn.Module:
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
     names = {module: name for name, module in model.named_modules()}
-    feed_forward, attention = [], []
-    for sublayer in ports.sublayers:
-        if sublayer.kind is SublayerKind.FEED_FORWARD:
-            feed_forward.append(names[sublayer.output])
-        else:
-            attention += [names[sublayer.projections[role]] for role in ("k", "v")]
-    if not attention:
-        raise ValueError("ia3: no k and v projections")
+    roles = ports.projections
+    missing = [role for role in ("k", "v", "wo") if role not in roles]
+    if missing:
+        raise ValueError(f"ia3: no projection {missing[0]!r}; here are: {', '.join(roles)}")
+    attention = [names[linear] for role in ("k", "v") for linear in roles[role]]
+    feed_forward = [names[linear] for linear in roles["wo"]]
     rescaled: nn.Module = peft.get_peft_model(
         model,
         peft.IA3Config(
@@ -43,13 +40,23 @@ def attach(model: nn.Module, ports: Ports, config: Ia3Config) -> nn.Module:
 
 
 def trainable_parameters(dims: Dims, config: Ia3Config) -> int:
-    """2 inner an attention and F a feed-forward.
+    """The outputs of k and v an attention, F a feed-forward, and the task head.
 
     T5-base: 36 * 2 * 768 + 24 * 3,072 = 129,024.
     """
     del config
-    in_attention = 2 * dims.inner_size
-    return dims.attentions * in_attention + count(dims, FEED_FORWARD) * dims.feed_forward_size
+    attention = sum(outputs for role in ("k", "v") for _, outputs in dims.shapes(role))
+    feed_forward = sum(inputs for inputs, _ in dims.shapes("wo"))
+    return attention + feed_forward + dims.task_head_parameters
+
+
+def unsupported(dims: Dims, config: Ia3Config) -> str | None:
+    """A backbone without keys, values or a feed-forward's last projection of their own."""
+    del config
+    for role in ("k", "v", "wo"):
+        if role not in dims.roles:
+            return f"no projection {role!r} to rescale; here are: {', '.join(dims.roles)}"
+    return None
 
 
 METHOD = Method(
@@ -59,4 +66,5 @@ METHOD = Method(
     config=Ia3Config,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=unsupported,
 )

@@ -2,8 +2,8 @@
 
 y = W x + (alpha / r) B A x,  A: [r, d_in],  B: [d_out, r],  B starts at 0.
 The layers are peft's. `biases=all` is the LST paper's "LoRA" row: it also adds and trains a bias
-on every projection, sublayer norm and the head, and trains the relative position tables, whose
-names contain "bias".
+on every projection, sublayer norm and language head, and trains the relative position tables,
+whose names contain "bias".
 Source: Hu et al. 2021, arXiv:2106.09685, section 4.1. Left out: merging.
 """
 
@@ -12,11 +12,11 @@ from typing import Literal
 from pydantic import Field, field_validator
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports, SublayerKind, add_biases
-from petl_bench.method import Method, MethodConfig
+from petl_bench.backbones.ports import Dims, Ports, add_biases
+from petl_bench.method import LayeredConfig, Method, leaves_a_layer
 
 
-class LoraConfig(MethodConfig):
+class LoraConfig(LayeredConfig):
     """peft's options that shape the update, by peft's names."""
 
     r: int = Field(32, gt=0, description="rank of the update")
@@ -37,12 +37,16 @@ def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
     """Peft's model with an update beside every target projection."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
+    ports = ports.above(config.freeze_lower)
     roles = ports.projections
     missing = [target for target in config.targets if target not in roles]
     if missing:
         raise ValueError(f"lora: no projection {missing[0]!r}; here are: {', '.join(roles)}")
+    names = {module: name for name, module in model.named_modules()}
+    biases: list[nn.Parameter] = []
     if config.biases == "all":
-        add_biases(ports.biasable)
+        biases += add_biases(ports.biasable)
+        biases += [p for table in ports.position_tables for p in table.parameters()]
     lora: nn.Module = peft.get_peft_model(
         model,
         peft.LoraConfig(
@@ -50,34 +54,34 @@ def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
             r=config.r,
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
-            target_modules=list(config.targets),
-            bias=config.biases,
+            target_modules=[names[linear] for role in config.targets for linear in roles[role]],
         ),
     )
-    if config.biases == "all":
-        for table in ports.position_tables:  # peft matches only names that end in "bias"
-            table.requires_grad_(requires_grad=True)
+    for parameter in biases:
+        parameter.requires_grad = True
     return lora
 
 
 def trainable_parameters(dims: Dims, config: LoraConfig) -> int:
-    """R (d_in + d_out) a target; with `biases=all` every bias and relative position table.
+    """R (d_in + d_out) a target; with `biases=all` every bias and position table; the task head.
 
     T5-base, r = 32 on q and v: 36 attentions * 2 * 32 * 1,536 = 3,538,944.
     """
-    D, inner, F = dims.hidden_size, dims.inner_size, dims.feed_forward_size
-    total = 0
-    for stack in dims.stacks.values():
-        feed_forwards = stack.layers * stack.sublayers.count(SublayerKind.FEED_FORWARD)
-        for target in config.targets:
-            if target in {"q", "k", "v", "o"}:
-                total += stack.attentions * config.r * (D + inner)
-            else:
-                total += feed_forwards * config.r * (D + F)
+    dims = dims.above(config.freeze_lower)
+    shapes = (shape for target in config.targets for shape in dims.shapes(target))
+    total = config.r * sum(map(sum, shapes)) + dims.task_head_parameters
     if config.biases == "all":
         tables = sum(s.relative_position_buckets for s in dims.stacks.values()) * dims.num_heads
         total += dims.bias_terms + tables
     return total
+
+
+def unsupported(dims: Dims, config: LoraConfig) -> str | None:
+    """A target that the backbone does not have, or no layer left."""
+    for target in config.targets:
+        if target not in dims.roles:
+            return f"no projection {target!r} for targets; here are: {', '.join(dims.roles)}"
+    return leaves_a_layer(dims, config)
 
 
 METHOD = Method(
@@ -87,4 +91,5 @@ METHOD = Method(
     config=LoraConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=unsupported,
 )

@@ -13,8 +13,8 @@ no encoder of theirs reads, and empties the cross-attention's part: T5 would hav
 decoder's self-attention alone, its encoder would run without autograd, and most of full
 fine-tuning's memory would seem saved. Here attention puts the prefix before its keys.
 
-Legend: B batch, T queries, S keys, P prefix tokens, H heads, K head size, h the network's hidden
-size, n layers of a stack.
+Legend: B batch, T queries, S keys, P prefix tokens, H heads of keys and values, K head size,
+h the network's hidden size, n layers of a stack.
 """
 
 import sys
@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from petl_bench.backbones.ports import Dims, Ports, SublayerKind
-from petl_bench.method import Method, MethodConfig, freeze
+from petl_bench.method import Method, MethodConfig, freeze, needs_ports
 
 
 class PrefixConfig(MethodConfig):
@@ -115,7 +115,7 @@ def attach(model: nn.Module, ports: Ports, config: PrefixConfig) -> nn.Module:
     from transformers import AttentionInterface, AttentionMaskInterface  # noqa: PLC0415
     from transformers.masking_utils import eager_mask  # noqa: PLC0415
 
-    freeze(model)
+    freeze(model, keep=ports.task_head)
     backbone: Any = model
     plain = backbone.config._attn_implementation  # noqa: SLF001 - it has no public reader
     prefixed = f"petl-bench-prefix-{plain}"
@@ -138,7 +138,7 @@ def attach(model: nn.Module, ports: Ports, config: PrefixConfig) -> nn.Module:
             peft.PrefixTuningConfig(
                 num_virtual_tokens=config.tokens,
                 num_layers=len(layers),
-                token_dim=ports.dims.inner_size,
+                token_dim=ports.dims.shared_size,
                 prefix_projection=config.projection,
                 encoder_hidden_size=config.hidden,
             )
@@ -150,13 +150,13 @@ def attach(model: nn.Module, ports: Ports, config: PrefixConfig) -> nn.Module:
 
 
 def trainable_parameters(dims: Dims, config: PrefixConfig) -> int:
-    """2 n P H K a stack and kind of attention; with `projection` the network's instead.
+    """2 n P H K a stack and kind of attention, or the network's with `projection`; the task head.
 
     T5-base, P = 10, h = 512: 3 * (7,680 + 393,728 + 9,455,616) = 29,571,072; what is kept of it,
     and what trains without `projection`, is 3 * 184,320 = 552,960.
     """
-    P, inner, h = config.tokens, dims.inner_size, config.hidden
-    total = 0
+    P, inner, h = config.tokens, dims.shared_size, config.hidden
+    total = dims.task_head_parameters
     for stack in dims.stacks.values():
         for kind in stack.sublayers:
             if kind is not SublayerKind.FEED_FORWARD:
@@ -173,4 +173,5 @@ METHOD = Method(
     config=PrefixConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=needs_ports,
 )

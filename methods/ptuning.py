@@ -49,6 +49,10 @@ def attach(model: nn.Module, ports: Ports, config: PtuningConfig) -> nn.Module:
             task_type=ports.peft_task,
             num_virtual_tokens=config.tokens,
             num_transformer_submodules=1,
+            # Given, since peft finds them only under their usual names; a prompt has no layers.
+            token_dim=ports.dims.hidden_size,
+            num_attention_heads=ports.dims.num_heads,
+            num_layers=1,
             encoder_reparameterization_type=config.encoder.upper(),
             encoder_hidden_size=config.width(ports.dims.hidden_size),
         ),
@@ -57,7 +61,7 @@ def attach(model: nn.Module, ports: Ports, config: PtuningConfig) -> nn.Module:
 
 
 def trainable_parameters(dims: Dims, config: PtuningConfig) -> int:
-    """P D and the network's weights and biases.
+    """P D, the network's weights and biases, and the task head.
 
     T5-base, P = 9, h = 384: 6,912 + 2 * 3,545,088 (LSTM) + 1,181,184 = 8,278,272.
     """
@@ -68,7 +72,7 @@ def trainable_parameters(dims: Dims, config: PtuningConfig) -> int:
         network = first + second + (2 * h) * (2 * h) + 2 * h + 2 * h * D + D
     else:
         network = (D * h + h) + (h * h + h) + (h * D + D)
-    return config.tokens * D + network
+    return config.tokens * D + network + dims.task_head_parameters
 
 
 METHOD = Method(

@@ -26,8 +26,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports, SublayerKind
-from petl_bench.method import Method, MethodConfig, freeze
+from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.method import Method, MethodConfig, freeze, needs_ports
 
 
 class TheseusConfig(MethodConfig):
@@ -126,7 +126,7 @@ def _compressed(model: nn.Module, layers: Sequence[nn.Module], group: int) -> Co
 
 def attach(model: nn.Module, ports: Ports, config: TheseusConfig) -> nn.Module:
     """Freeze the backbone and copy its first layers as successors."""
-    freeze(model)
+    freeze(model, keep=ports.task_head)
     stacks = [_compressed(model, stack.layers, config.group) for stack in ports.stacks]
     for stack in stacks:
         stack.successors.requires_grad_(requires_grad=True)
@@ -134,30 +134,23 @@ def attach(model: nn.Module, ports: Ports, config: TheseusConfig) -> nn.Module:
 
 
 def trainable_parameters(dims: Dims, config: TheseusConfig) -> int:
-    """One in `group` layers of each stack, and the first one's relative positions.
+    """One in `group` layers of each stack, the first one's relative positions, the task head.
 
     T5-base: 6 * 7,079,424 + 6 * 9,439,488 + 2 * 384 = 99,114,240.
     """
-    D, F = dims.hidden_size, dims.feed_forward_size
-    total = 0
-    for stack in dims.stacks.values():
-        layer = sum(
-            (1 + dims.feed_forward_inputs) * D * F + D
-            if kind is SublayerKind.FEED_FORWARD
-            else 4 * D * dims.inner_size + D
-            for kind in stack.sublayers
-        )
-        total += stack.layers // config.group * layer
+    total = dims.task_head_parameters
+    for name, stack in dims.stacks.items():
+        total += stack.layers // config.group * dims.layer_parameters(name)
         total += stack.relative_position_buckets * dims.num_heads
     return total
 
 
 def unsupported(dims: Dims, config: TheseusConfig) -> str | None:
-    """A stack that does not fall into groups."""
+    """Unknown layers, or a stack that does not fall into groups."""
     for name, stack in dims.stacks.items():
         if stack.layers % config.group:
             return f"group {config.group} does not divide the {stack.layers} layers of the {name}"
-    return None
+    return needs_ports(dims, config)
 
 
 METHOD = Method(

@@ -16,7 +16,7 @@ from petl_bench import cards, registry
 from petl_bench.assembly import unsupported
 from petl_bench.case import Case, Frozen
 from petl_bench.environment import measured_environment, simulated_environment
-from petl_bench.errors import OutOfMemoryError
+from petl_bench.errors import OutOfMemoryError, UsageError
 from petl_bench.record import Environment, Measurement, Origin, Record, Status
 
 PARENT_CHECK_S = 1.0
@@ -86,6 +86,8 @@ def _measure(case: Case, origin: Origin, card: cards.Card, emulates: str | None)
 
 
 def _failure(error: Exception) -> dict[str, Any]:
+    if isinstance(error, UsageError):  # method and backbone do not go together
+        return {"status": Status.SKIPPED, "reason": str(error)}
     if isinstance(error, OutOfMemoryError):
         return {
             "status": Status.OOM,
@@ -95,6 +97,11 @@ def _failure(error: Exception) -> dict[str, Any]:
     traceback.print_exception(error)  # to stderr, which PETL_BENCH_DEBUG lets through
     text = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    if isinstance(error, NotImplementedError):
+        # Of a simulation; a measured one has values.
+        reason = (
+            f"its training step asks for what tensors without data lack; {reason.split('. ')[0]}"
+        )
     return {"status": Status.ERROR, "reason": reason}
 
 

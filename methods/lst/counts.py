@@ -1,18 +1,23 @@
 """How many parameters a ladder trains, in closed form, and where it does not fit."""
 
 from petl_bench.backbones.ports import Dims
+from petl_bench.method import needs_ports
 
 from .config import LstConfig, kept_layers
 
 
 def trainable_parameters(dims: Dims, config: LstConfig) -> int:
-    """Entries, rungs, gates, side blocks, side norms, the exit and its gate; no task head.
+    """Entries, rungs, gates, side blocks, side norms, the exit and its gate, a classifier's head.
 
     T5-base, reduction 8, 9 of 12 layers kept: 3,878,712.
     """
     D, d = dims.hidden_size, config.side_width(dims.hidden_size)
     linear = D * d + config.biases * d
-    total = config.merge + (0 if config.head == "side" else d * D + config.biases * D)
+    total = int(config.merge)
+    if config.head == "side":
+        total += d * dims.labels + dims.labels
+    else:
+        total += d * D + config.biases * D + dims.task_head_parameters
     for name, stack in dims.stacks.items():
         kept = len(kept_layers(dims, name, config))
         total += (1 + config.climbs * kept) * linear
@@ -40,21 +45,44 @@ def _block(dims: Dims, stack: str, config: LstConfig) -> int:
 
 
 def unsupported(dims: Dims, config: LstConfig) -> str | None:
-    """A width that the reduction leaves at zero or odd, or a layer that does not exist."""
-    if config.blocks == "plain":
-        if len(dims.stacks) > 1 or dims.language_head:
-            return "blocks=plain is for encoders with a task head"
-        if config.side_width(dims.hidden_size) % config.heads:
-            return f"a width of {config.side_width(dims.hidden_size)} has no {config.heads} heads"
-    else:
-        smallest = min(dims.hidden_size, dims.head_size, dims.feed_forward_size)
-        if smallest < config.reduction:
-            return f"reduction {config.reduction} leaves nothing of a width of {smallest}"
+    """A width that is left at zero or does not fall into heads, or a layer that does not exist."""
+    if unknown := needs_ports(dims, config):
+        return unknown
+    misfit = _plain_misfit(dims, config) if config.blocks == "plain" else _thin_misfit(dims, config)
+    if misfit is not None:
+        return misfit
+    if dims.extra_input_parameters and config.blocks != "native":
+        return f"blocks={config.blocks} take no tokens but text"
     if config.head == "side" and dims.language_head:
         return "head=side is for classifiers; this backbone has a language head"
+    return _missing_layer(dims, config)
+
+
+def _missing_layer(dims: Dims, config: LstConfig) -> str | None:
     try:
         for stack in dims.stacks:
             kept_layers(dims, stack, config)
     except ValueError as error:
         return str(error)
+    return None
+
+
+def _plain_misfit(dims: Dims, config: LstConfig) -> str | None:
+    if len(dims.stacks) > 1 or dims.language_head:
+        return "blocks=plain is for encoders with a task head"
+    width = config.side_width(dims.hidden_size)
+    return f"a width of {width} has no {config.heads} heads" if width % config.heads else None
+
+
+def _thin_misfit(dims: Dims, config: LstConfig) -> str | None:
+    r, heads = config.reduction, dims.num_heads
+    smallest = min(dims.hidden_size, dims.head_size, dims.feed_forward_size)
+    if smallest < r:
+        return f"reduction {r} leaves nothing of a width of {smallest}"
+    if dims.split_heads and dims.hidden_size // r % heads:
+        return (
+            f"reduction {r} leaves a width of {dims.hidden_size // r}, which has no {heads} heads"
+        )
+    if dims.rotary and dims.head_size // r % 2:
+        return f"reduction {r} leaves heads of {dims.head_size // r}, which cannot turn in pairs"
     return None

@@ -1,21 +1,49 @@
-"""Backbones by name: the built-in ones, and folders that hold a transformers config.json.
+"""Backbones by name: the built-in ones, and any transformers configuration.
 
-Each file beside this one is one family: its published dimensions, how to build it with random
-weights, and its ports.
+That is a folder with a config.json, such a file, or a repository of the Hugging Face hub. Each file
+beside this one is one family: its published dimensions, how to build it with random weights, and
+its ports; `auto` serves the architectures that have no file.
 """
 
 import json
+import re
 from pathlib import Path
 
 from torch import nn
 
-from petl_bench.backbones import t5
+from petl_bench.backbones import (
+    auto,
+    bart,
+    bart_encoder,
+    bert,
+    clip_t5,
+    llama,
+    mistral,
+    qwen,
+    roberta,
+    t5,
+)
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Ports
-from petl_bench.case import Attention, Backbone, DType
+from petl_bench.case import Attention, Backbone, DType, Mode, Quantization, Workload
 from petl_bench.errors import UsageError, hint
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (t5.FAMILY,)}
+FAMILIES: dict[str, Family] = {
+    family.name: family
+    for family in (
+        t5.FAMILY,
+        clip_t5.FAMILY,
+        bert.FAMILY,
+        roberta.FAMILY,
+        bart_encoder.FAMILY,
+        bart.FAMILY,
+        llama.FAMILY,
+        qwen.QWEN2,
+        qwen.QWEN3,
+        mistral.FAMILY,
+        *auto.FAMILIES,
+    )
+}
 
 
 def names() -> tuple[str, ...]:
@@ -24,12 +52,16 @@ def names() -> tuple[str, ...]:
 
 
 def find(
-    name: str, *, dtype: DType = DType.FP32, attention: Attention = Attention.EAGER
+    name: str,
+    *,
+    dtype: DType = DType.FP32,
+    attention: Attention = Attention.EAGER,
+    quantize: Quantization | None = None,
 ) -> Backbone:
-    """The backbone called `name`, or the one whose config.json lies in the folder `name`.
+    """The backbone called `name`, or that of the configuration in the folder, file or repository.
 
     Raises:
-        UsageError: neither a built-in name nor a folder with a config of a known family.
+        UsageError: neither a built-in name nor a configuration that a model can be built of.
     """
     for family in FAMILIES.values():
         if name in family.published:
@@ -39,50 +71,96 @@ def find(
                 config=dict(family.published[name]),
                 dtype=dtype,
                 attention=attention,
+                quantize=quantize,
             )
-    folder = Path(name)
-    if folder.is_dir():
-        return _from_folder(folder, dtype, attention)
-    raise UsageError(f"backbone: no backbone or folder {name!r}; {hint(name, names())}")
+    path = _config_file(name)
+    if path is None:
+        raise UsageError(f"backbone: no backbone or folder {name!r}; {hint(name, names())}")
+    given = Path(name).resolve()
+    found = _from_file(path, given.stem if given.is_file() else given.name, dtype, attention)
+    return found.model_copy(update={"quantize": quantize})
 
 
 def ports_of(model: nn.Module) -> Ports:
     """The ports of a transformers model, however it was made.
 
     Raises:
-        ValueError: no family of ours knows the model's architecture.
+        ValueError: no family of ours knows the model's class.
     """
-    config = getattr(model, "config", None)
-    family = FAMILIES.get(str(getattr(config, "model_type", None)))
-    if family is None:
-        known = ", ".join(FAMILIES)
-        raise ValueError(f"no ports for {type(model).__name__}; known model types are: {known}")
-    return family.ports(model)
+    known = {name: family for family in FAMILIES.values() for name in family.architectures}
+    for kind in type(model).__mro__:  # the class itself first: a family may build on another's
+        if kind.__name__ in known:
+            return known[kind.__name__].ports(model)
+    raise ValueError(f"no ports for {type(model).__name__}; known models are: {', '.join(known)}")
 
 
-def _from_folder(folder: Path, dtype: DType, attention: Attention) -> Backbone:
-    path = folder / "config.json"
+def fitted(backbone: Backbone, workload: Workload) -> Workload:
+    """`workload` as it is for `backbone`: one question gets one case, however it was asked.
+
+    Where an example has no target beside its source, the target's length is None; a backbone
+    that sees no image has an example of 1, as if it were not said.
+
+    Raises:
+        UsageError: sequences longer than the backbone has positions, more images than it takes, or
+            a classifier that is to generate.
+    """
+    family = FAMILIES[backbone.family]
+    generates = workload.mode is Mode.GENERATE
+    if generates and not family.dims(backbone.config).language_head:
+        raise UsageError(f"mode: {backbone.name} is a classifier and generates nothing")
+    longest = family.longest(backbone.config)
+    for name in ("source_length_tokens", "target_length_tokens"):
+        length = getattr(workload, name)
+        if longest is not None and length is not None and length > longest:
+            raise UsageError(f"{name}: {backbone.name} takes at most {longest} (got {length})")
+    most = family.most_images(backbone.config)
+    if most and workload.images > most:
+        raise UsageError(f"images: {backbone.name} takes at most {most} (got {workload.images})")
+    if not most:
+        workload = workload.model_copy(update={"images": 1})
+    has_target = family.targets or generates
+    default = Workload.model_fields["target_length_tokens"].default if has_target else None
+    if (workload.target_length_tokens is None) == (default is None):
+        return workload
+    return workload.model_copy(update={"target_length_tokens": default})
+
+
+def _config_file(name: str) -> Path | None:
+    """The config.json that `name` stands for: a folder's, a file, or one of the hub's."""
+    path = Path(name)
+    if path.is_dir():
+        return path / "config.json"
+    if path.is_file():
+        return path
+    if not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+        return None
+    from huggingface_hub import hf_hub_download  # noqa: PLC0415 - only for the hub's
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - likewise
+
+    try:
+        return Path(hf_hub_download(name, "config.json"))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"backbone: no folder {name!r}, and the hub does not give its config.json: {reason}"
+        ) from None
+
+
+def _from_file(path: Path, name: str, dtype: DType, attention: Attention) -> Backbone:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         model_type = config["model_type"]
     except OSError as error:
         raise UsageError(f"backbone: cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(
             f"backbone: {path} is not a transformers config with a model_type"
         ) from None
-    family = FAMILIES.get(str(model_type))
-    if family is None:
-        known = ", ".join(FAMILIES)
-        raise UsageError(f"backbone: {path} has model_type {model_type!r}; known are: {known}")
+    if not isinstance(model_type, str):
+        raise UsageError(f"backbone: {path} has model_type {model_type!r}, not a name")
     try:
+        family = FAMILIES.get(model_type) or FAMILIES[auto.family_of(config)]
         shape = family.normalise(config)
     except (ValueError, TypeError) as error:
         raise UsageError(f"backbone: {path}: {error}") from None
-    return Backbone(
-        name=folder.resolve().name,
-        family=family.name,
-        config=shape,
-        dtype=dtype,
-        attention=attention,
-    )
+    return Backbone(name=name, family=family.name, config=shape, dtype=dtype, attention=attention)

@@ -4,10 +4,10 @@ A method asks for ports and dimensions, never for T5. Legend: B batch, T tokens,
 V vocabulary, H heads, K head size, F feed-forward size.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -43,6 +43,15 @@ class StackDims:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Loose:
+    """What was counted in a model whose layers have no ports."""
+
+    shapes: Mapping[str, tuple[tuple[int, int], ...]]  # of projections, by role: inputs, outputs
+    bias_terms: int
+    norm_parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dims:
     """Dimensions of a backbone, for closed forms."""
 
@@ -55,16 +64,38 @@ class Dims:
     vocabulary_size: int  # V
     dropout: float  # after embeddings and on residual branches
     biased: frozenset[str] = frozenset()  # roles of projections with a bias: q, k, v, o, wi, wo
+    head_norms: int = 0  # vectors of width K in an attention: norms of its queries and keys
     norm_vectors: int = 1  # vectors of width D in a norm: 1 scale, or 2 with a shift
     stacks: dict[str, StackDims]  # "encoder", "decoder": in the order they run
     outside_parameters: int  # outside of the stacks: embeddings with their norms, pooler, own head
+    labels: int = 0  # outputs of the task head
     task_head_parameters: int = 0  # new with the task, trained by every method
     language_head: bool = True  # the head has one output a token of the vocabulary
+    split_heads: bool = False  # a head is D / H wide by definition, also in a thin layer
+    loose: Loose | None = None  # of a backbone without stacks
+    rotary: bool = False  # positions turn pairs of a head's units, so K is even
+    # Of ExtraInput's embedding: new with the task, trained by every method beside its own.
+    extra_input_parameters: int = 0
+    extra_input_norms: int = 0  # of width D, among them
 
     @property
     def inner_size(self) -> int:
         """Width of the concatenated heads, H * K."""
         return self.num_heads * self.head_size
+
+    @property
+    def shared_size(self) -> int:
+        """Width of the concatenated keys, or values."""
+        return self.num_key_value_heads * self.head_size
+
+    @property
+    def norm_parameters(self) -> int:
+        """Entries of all norms of the stacks, final ones included."""
+        if self.loose is not None:
+            return self.loose.norm_parameters
+        return (
+            sum(stack.norms for stack in self.stacks.values()) * self.norm_vectors
+        ) * self.hidden_size
 
     @property
     def num_sublayers(self) -> int:
@@ -93,16 +124,33 @@ class Dims:
 
         T5-base with a vocabulary of 32,100: 12 * 8,448 + 12 * 12,288 + 32,100 = 280,932.
         """
-        in_attention = sum(self._output_size(role) for role in ("q", "k", "v", "o"))
-        in_feed_forward = self.feed_forward_inputs * self._output_size("wi") + self._output_size(
-            "wo"
-        )
+        if self.loose is not None:
+            return self.loose.bias_terms
+        in_attention = sum(self.output_size(role) for role in ("q", "k", "v", "o"))
+        in_feed_forward = self.feed_forward_inputs * self.feed_forward_size + self.hidden_size
         return (
             self.attentions * in_attention
             + sum(stack.layers for stack in self.stacks.values()) * in_feed_forward
             + self.num_sublayers * self.hidden_size
             + self.language_head * self.vocabulary_size
         )
+
+    def above(self, lower: int) -> "Dims":
+        """What is left without the lowest `lower` layers and what goes with them: `Ports.above`.
+
+        A stack's position table goes with its first layer, its final norm with its last one.
+        """
+        stacks = {}
+        for name, stack in self.stacks.items():
+            gone = min(lower, stack.layers)
+            lower -= gone
+            stacks[name] = replace(
+                stack,
+                layers=stack.layers - gone,
+                relative_position_buckets=0 if gone else stack.relative_position_buckets,
+                final_norm=stack.final_norm and gone < stack.layers,
+            )
+        return replace(self, stacks=stacks)
 
     def layer_parameters(self, stack: str, reduction: int = 1) -> int:
         """Parameters of one layer of `stack`, position tables apart, its widths / `reduction`."""
@@ -112,6 +160,7 @@ class Dims:
         outputs = {"q": inner, "k": shared, "v": shared, "o": D, "wi": F, "wo": D}
         biases = {role: size * (role in self.biased) for role, size in outputs.items()}
         attention = 2 * D * inner + 2 * D * shared + sum(biases[role] for role in "qkvo")
+        attention += self.head_norms * K
         feed_forward = self.feed_forward_inputs * (D * F + biases["wi"]) + F * D + biases["wo"]
         norm = self.norm_vectors * D
         return sum(
@@ -119,10 +168,33 @@ class Dims:
             for kind in self.stacks[stack].sublayers
         )
 
-    def _output_size(self, role: str) -> int:
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Roles of projections."""
+        if self.loose is not None:
+            return tuple(self.loose.shapes)
+        inputs = ("wi",) if self.feed_forward_inputs == 1 else ("wi_0", "wi_1")
+        return ("q", "k", "v", "o", *inputs, "wo")
+
+    def shapes(self, role: str) -> tuple[tuple[int, int], ...]:
+        """Inputs and outputs of every projection `role` of the backbone."""
+        if self.loose is not None:
+            return self.loose.shapes.get(role, ())
+        feed_forwards = self.num_sublayers - self.attentions
+        count = feed_forwards if role.startswith("w") else self.attentions
+        return ((self.input_size(role), self.output_size(role)),) * count
+
+    def output_size(self, role: str) -> int:
+        """Rows of the projection `role`: q, k, v, o, wi (or wi_0, wi_1), wo."""
         if role in {"k", "v"}:
-            return self.num_key_value_heads * self.head_size
-        return {"q": self.inner_size, "wi": self.feed_forward_size}.get(role, self.hidden_size)
+            return self.shared_size
+        if role.startswith("wi"):
+            return self.feed_forward_size
+        return self.inner_size if role == "q" else self.hidden_size
+
+    def input_size(self, role: str) -> int:
+        """Columns of the projection `role`."""
+        return {"o": self.inner_size, "wo": self.feed_forward_size}.get(role, self.hidden_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +205,7 @@ class Sublayer:
     layer: int
     kind: SublayerKind
     norm: nn.Module
+    norm_after: bool = False  # it takes the sum, not what goes into the branch
     projections: dict[str, nn.Linear]  # q, k, v, o; or wi..., wo
     output: nn.Linear  # the last one; its result meets dropout and the residual
 
@@ -159,6 +232,7 @@ class Stack:
     embedding: nn.Module  # called once a forward pass; returns [B, T, D]
     embedding_dropout: float  # that the stack applies to the result of `embedding`
     final_norm: nn.Module | None
+    outside: Sequence[nn.Module] = ()  # what has dropout of the stack's and is not in `module`
     layers: Sequence[nn.Module]  # each called once a forward pass; returns [B, T, D] (first)
     causal: bool  # a token sees only those before it
     # The additive or boolean masks that a layer was called with, given its arguments: of its
@@ -182,6 +256,10 @@ class ThinStack(nn.Module):
 
     def start(self, encoder_states_BTd: torch.Tensor | None) -> None:
         """Begin a forward pass; a decoder's layers attend to `encoder_states_BTd`."""
+        raise NotImplementedError
+
+    def takes_extra(self, tokens: int) -> None:
+        """In this pass the state ends in so many tokens of an ExtraInput; called after `start`."""
         raise NotImplementedError
 
     def layer(
@@ -217,6 +295,25 @@ class ThinStack(nn.Module):
         return run(block, self.recomputed, *args, **kwargs)
 
 
+Sight = Literal["whole", "detached", "none"]
+"""How a backbone's layers see an extra input: so that it learns through them, without, not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraInput:
+    """Tokens of another kind, such as an image's, that a stack sees after its text."""
+
+    stack: str
+    # Called once a forward pass, before the stack's own; returns [B, X, D] (X extra tokens).
+    # New with the task, so it trains with every method.
+    embedding: nn.Module
+    norms: tuple[nn.Module, ...]  # of the embedding
+    # Given the stack's module: what its layers see from the next pass on. With "none" the
+    # embedding is called all the same, for a side network that sees what the backbone does not.
+    show: Callable[[nn.Module, Sight], None]
+    frozen: nn.Module | None = None  # what makes features of raw input; no method trains it
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ports:
     """Everything of a built backbone that methods may touch."""
@@ -228,7 +325,9 @@ class Ports:
     stacks: tuple[Stack, ...]  # in the order they run
     language_head: nn.Linear | None  # D -> V
     task_head: nn.Module | None = None  # new with the task, trained by every method
+    loose: Mapping[str, list[nn.Module]] = field(default_factory=dict)  # without sublayers: by role
     peft_task: str  # peft's TaskType of this kind of model
+    extra_input: ExtraInput | None = None
 
     @property
     def like(self) -> torch.Tensor:
@@ -239,16 +338,43 @@ class Ports:
     def biasable(self) -> list[nn.Module]:
         """What bias terms belong to: projections and norms of the sublayers, a language head."""
         inside = [m for s in self.sublayers for m in (*s.projections.values(), s.norm)]
+        if self.loose:
+            inside = [*(m for modules in self.loose.values() for m in modules), *self.norms]
         return [*inside, self.language_head] if self.language_head is not None else inside
 
     @property
-    def projections(self) -> dict[str, list[nn.Linear]]:
+    def projections(self) -> dict[str, list[nn.Module]]:
         """All linear layers of the sublayers by role (q, k, v, o, wi, wo)."""
-        roles: dict[str, list[nn.Linear]] = {}
+        roles = {role: list(modules) for role, modules in self.loose.items()}
         for sublayer in self.sublayers:
             for role, linear in sublayer.projections.items():
                 roles.setdefault(role, []).append(linear)
         return roles
+
+    def below(self, lower: int) -> list[nn.Module]:
+        """The lowest `lower` layers, and the final norm of each stack that has no other.
+
+        Layers are counted through the stacks in the order they run, so that in T5-base 6 is the
+        encoder's lower half, and 18 all but the decoder's upper half.
+        """
+        modules: list[nn.Module] = []
+        for stack in self.stacks:
+            found = stack.layers[:lower]
+            lower -= len(found)
+            modules += found
+            if len(found) == len(stack.layers) and stack.final_norm is not None:
+                modules.append(stack.final_norm)
+        return modules
+
+    def above(self, lower: int) -> "Ports":
+        """The same ports, blind to all that is `below`."""
+        gone = {inside for module in self.below(lower) for inside in module.modules()}
+        return replace(
+            self,
+            sublayers=tuple(each for each in self.sublayers if each.norm not in gone),
+            norms=tuple(norm for norm in self.norms if norm not in gone),
+            position_tables=tuple(table for table in self.position_tables if table not in gone),
+        )
 
 
 def run(block: nn.Module, recomputed: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001

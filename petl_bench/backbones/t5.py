@@ -3,7 +3,7 @@
 Source: Raffel et al. 2020, arXiv:1910.10683; dimensions from the published configurations of the
 original release (vocabulary 32,128; the LST paper's runs resized theirs to 32,100).
 
-Legend: B batch, S source tokens, T target tokens, D hidden size, d thin hidden size.
+Legend: B batch, S source tokens, T target tokens, d thin hidden size.
 """
 
 import re
@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from petl_bench.backbones.family import ConfigScalar, Family
+from petl_bench.backbones.build import from_config, sequence_to_sequence_batch
+from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import (
     Dims,
     Mask,
@@ -26,16 +27,11 @@ from petl_bench.backbones.ports import (
     ThinShape,
     ThinStack,
 )
+from petl_bench.backbones.shape import SMALLEST_VOCABULARY
 from petl_bench.backbones.thin import reserved, thinned
-from petl_bench.case import Backbone, DType, Workload
+from petl_bench.case import Backbone, ConfigValue, DType
 
-TORCH_DTYPES = {
-    DType.FP32: torch.float32,
-    DType.BF16: torch.bfloat16,
-    DType.FP16: torch.float16,
-}
-
-_DEFAULTS: dict[str, ConfigScalar] = {
+_DEFAULTS: dict[str, ConfigValue] = {
     "vocab_size": 32128,
     "d_model": 512,
     "d_kv": 64,
@@ -73,7 +69,7 @@ PUBLISHED = {
 }
 
 
-def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
+def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigValue]:
     shape = {key: config.get(key, default) for key, default in _DEFAULTS.items()}
     shape["num_decoder_layers"] = shape["num_decoder_layers"] or shape["num_layers"]
     for key, value in shape.items():
@@ -81,6 +77,9 @@ def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigScalar]:
         whole = isinstance(default, int) and not isinstance(default, bool)
         if (whole or key == "num_decoder_layers") and (type(value) is not int or value < 1):
             raise ValueError(f"{key} must be a positive whole number (got {value!r})")
+    if config.get("vocab_size", SMALLEST_VOCABULARY) < SMALLEST_VOCABULARY:
+        least = SMALLEST_VOCABULARY
+        raise ValueError(f"vocab_size must be at least {least} (got {config['vocab_size']})")
     dropout, projection = shape["dropout_rate"], shape["feed_forward_proj"]
     if type(dropout) not in {int, float} or not 0 <= dropout < 1:
         raise ValueError(f"dropout_rate must be a number from 0 to below 1 (got {dropout!r})")
@@ -131,16 +130,17 @@ def _build(backbone: Backbone) -> nn.Module:
     from transformers import AutoModelForSeq2SeqLM, T5Config  # noqa: PLC0415 - only workers need it
 
     config = T5Config(**backbone.config, decoder_start_token_id=0, use_cache=False)
-    dtype = TORCH_DTYPES[backbone.dtype]
-    model: nn.Module = AutoModelForSeq2SeqLM.from_config(
-        config, dtype=dtype, attn_implementation=backbone.attention.value
-    )
-    if backbone.dtype is DType.FP16:
-        # transformers loads T5 so: wo overflows in half precision (_keep_in_fp32_modules).
+    model = from_config(AutoModelForSeq2SeqLM.from_config, config, backbone)
+    keep_in_fp32(model, backbone.dtype)
+    return model
+
+
+def keep_in_fp32(model: nn.Module, dtype: DType) -> None:
+    """Undo fp16 where it overflows, as transformers loads T5 (_keep_in_fp32_modules)."""
+    if dtype is DType.FP16:
         for name, module in model.named_modules():
             if name.endswith(".wo"):
                 module.to(torch.float32)
-    return model
 
 
 def _ports(model: nn.Module) -> Ports:
@@ -248,8 +248,8 @@ class ThinT5Stack(ThinStack):
         self._forget()
 
     def _forget(self) -> None:
-        self._encoder_states_BSd: torch.Tensor | None = None
-        self._position_bias: torch.Tensor | None = None
+        self.encoder_states_BSd: torch.Tensor | None = None
+        self.position_bias: torch.Tensor | None = None  # of the first kept block, for all
         self._cross_position_bias: torch.Tensor | None = None
 
     @property
@@ -270,24 +270,31 @@ class ThinT5Stack(ThinStack):
         block: Any = self.block[str(index)]
         return tuple(_sublayer("side", index, layer) for layer in block.layer)
 
+    def masks(
+        self, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Mask, Mask]:
+        """Of self- and cross-attention, for a block on `state_BTd`: the backbone block's."""
+        del state_BTd
+        return _masks(args, kwargs)
+
     def start(self, encoder_states_BTd: torch.Tensor | None) -> None:
         """Begin a pass; a decoder's blocks attend to [B, S, d]."""
         self._forget()
-        self._encoder_states_BSd = encoder_states_BTd
+        self.encoder_states_BSd = encoder_states_BTd
 
     def layer(
         self, index: int, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> torch.Tensor:
         """[B, T, d] -> [B, T, d] by the block beside backbone block `index`."""
-        mask, encoder_mask = _masks(args, kwargs)
+        mask, encoder_mask = self.masks(state_BTd, args, kwargs)
         block: Any = self.block[str(index)]
         cache = reserved(kwargs.get("past_key_values"), block.layer[0].SelfAttention.layer_idx)
-        state_BTd, self._position_bias, self._cross_position_bias = self.run(
+        state_BTd, self.position_bias, self._cross_position_bias = self.run(
             block,
             state_BTd,
             mask,
-            self._position_bias,
-            self._encoder_states_BSd,
+            self.position_bias,
+            self.encoder_states_BSd,
             encoder_mask,
             self._cross_position_bias,
             past_key_values=cache,
@@ -301,29 +308,13 @@ class ThinT5Stack(ThinStack):
         return normed
 
 
-def _batch(backbone: Backbone, workload: Workload, device: torch.device) -> dict[str, torch.Tensor]:
-    B, S, T = workload.batch_size, workload.source_length_tokens, workload.target_length_tokens
-    vocabulary = backbone.config["vocab_size"]
-    assert isinstance(vocabulary, int)
-    generator = torch.Generator().manual_seed(workload.seed)
-    # Drawn on the CPU and moved, as a data loader would; meta tensors only keep the shape.
-    source_BS = torch.randint(2, vocabulary, (B, S), generator=generator)
-    target_BT = torch.randint(2, vocabulary, (B, T), generator=generator)
-    mask_BS = torch.ones(B, S, dtype=torch.long)
-    mask_BS[-1, -1] = 0
-    return {
-        "input_ids": source_BS.to(device),
-        "attention_mask": mask_BS.to(device),
-        "labels": target_BT.to(device),
-    }
-
-
 FAMILY = Family(
     name="t5",
+    architectures=("T5ForConditionalGeneration",),
     published=PUBLISHED,
     normalise=_normalise,
     dims=_dims,
     build=_build,
     ports=_ports,
-    batch=_batch,
+    batch=sequence_to_sequence_batch,
 )

@@ -39,12 +39,21 @@ def explain(  # noqa: PLR0917 - one parameter an option
         str | None, options.option("Another method: tell what sets the two apart.", "none")
     ] = None,
     backbone: options.BackboneName = None,
+    workload: options.WorkloadName = None,
     batch_size: options.BatchSize = None,
     source_length: options.SourceLength = None,
     target_length: options.TargetLength = None,
     dtype: options.WeightDType = None,
     optimizer: options.OptimizerName = None,
     attention: options.AttentionName = None,
+    quantize: options.Quantize = None,
+    mode: options.ModeName = None,
+    beams: options.Beams = None,
+    autocast: options.Autocast = None,
+    checkpointing: options.Checkpointing = None,
+    accumulation_steps: options.AccumulationSteps = None,
+    clip_grad_norm: options.ClipGradNorm = None,
+    zero_grad: options.ZeroGradHabit = None,
     gpu: options.Gpu = None,
     emulate: options.Emulate = None,
     by: Annotated[View, typer.Option(help="What the largest rows tell apart.")] = View.TENSOR,
@@ -66,10 +75,19 @@ def explain(  # noqa: PLR0917 - one parameter an option
         name=backbone,
         dtype=dtype,
         attention=attention,
+        quantize=quantize,
         batch_size=batch_size,
         source_length=source_length,
         target_length=target_length,
         optimizer=optimizer,
+        workload=workload,
+        mode=mode,
+        beams=beams,
+        autocast=autocast,
+        checkpointing=checkpointing,
+        accumulation_steps=accumulation_steps,
+        clip_grad_norm=clip_grad_norm,
+        zero_grad=zero_grad,
     )
     cells = [_planned(spec, axes) for spec in (method, against) if spec is not None]
 
@@ -122,7 +140,10 @@ def _planned(spec: str, axes: Mapping[str, Mapping[str, Any]]) -> "PlannedCase":
     labels = [label for label, _ in parse_specs(spec)]
     if len(labels) > 1:
         raise UsageError(f"explain: takes one method at a time, {spec!r} is {len(labels)}")
-    plan = Suite(methods=(spec,), **axes).plan()
+    suite = Suite(methods=(spec,), **axes)
+    if suite.takes_the_largest:
+        raise UsageError("workload: explain takes one at a time")
+    plan = suite.plan()
     return next(cell for cell in plan if cell.label == labels[0])
 
 

@@ -30,12 +30,21 @@ def fit(  # noqa: PLR0917 - one parameter an option
         str | None, options.option("What to ask about, such as lst,lora[r=8|32].", "all")
     ] = None,
     backbone: options.BackboneName = None,
+    workload: options.WorkloadName = None,
     batch_size: options.BatchSize = None,
     source_length: options.SourceLength = None,
     target_length: options.TargetLength = None,
     dtype: options.WeightDType = None,
     optimizer: options.OptimizerName = None,
     attention: options.AttentionName = None,
+    quantize: options.Quantize = None,
+    mode: options.ModeName = None,
+    beams: options.Beams = None,
+    autocast: options.Autocast = None,
+    checkpointing: options.Checkpointing = None,
+    accumulation_steps: options.AccumulationSteps = None,
+    clip_grad_norm: options.ClipGradNorm = None,
+    zero_grad: options.ZeroGradHabit = None,
     out: Annotated[
         Path | None, options.option("Folder for JSON, tables and figures.", "none written")
     ] = None,
@@ -62,10 +71,19 @@ def fit(  # noqa: PLR0917 - one parameter an option
         name=backbone,
         dtype=dtype,
         attention=attention,
+        quantize=quantize,
         batch_size=batch_size,
         source_length=source_length,
         target_length=target_length,
         optimizer=optimizer,
+        workload=workload,
+        mode=mode,
+        beams=beams,
+        autocast=autocast,
+        checkpointing=checkpointing,
+        accumulation_steps=accumulation_steps,
+        clip_grad_norm=clip_grad_norm,
+        zero_grad=zero_grad,
     )
     asked = methods if methods is not None else ",".join(registry.names())
     plan = _asked_for(Suite(methods=(asked,), **axes).plan(), asked)

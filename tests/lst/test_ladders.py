@@ -170,5 +170,5 @@ def test_a_variant_fills_in_what_is_not_given():
 
 
 def test_a_model_without_ports_is_refused():
-    with pytest.raises(ValueError, match="no ports for Linear; known model types are: t5"):
+    with pytest.raises(ValueError, match="no ports for Linear; known models are: T5For"):
         attach_lst(torch.nn.Linear(2, 2))

@@ -18,6 +18,7 @@ T5_BASE = {
     "compacter[placement=compacter++]": 104_704,
     "lora": 3_538_944,
     "lora[biases=all]": 3_820_644,
+    "lora_fa": 1_769_472,
     "bitfit": 280_932,
     "prompt": 76_800,
     "ptuning": 8_278_272,
@@ -41,6 +42,45 @@ LARGER = {
     ("t5-large", "full"): 737_639_424,
     ("t5-3b", "lst"): 2_494_896,
     ("t5-3b", "full"): 2_851_569_664,
+}
+
+# As published, or as anyone counts whose transformers loads the published weights: of the whole
+# model with two labels where it is a classifier.
+TOTALS = {
+    "bert-base": 109_482_240 + 1_538,
+    "roberta-base": 124_055_040 + 592_130,
+    "roberta-large": 355_361_794,
+    "bart-large-encoder": 204_730_370,  # the LST authors' denominator
+    "bart-large": 406_291_456,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "llama-3.1-8b": 8_030_261_248,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-7b": 7_615_616_512,
+}
+# By arithmetic, from the papers' descriptions.
+OTHER_FAMILIES = {
+    # All biases of 12 layers, 11 * 768 each, and a classifier: 0.09 % in Ben Zaken et al., table 1.
+    ("bert-base", "bitfit"): 12 * 11 * 768 + 1_538,
+    # 25 norms there; here those of the layers, two vectors each.
+    ("bert-base", "bitfit[terms=norms]"): 12 * 2 * 2 * 768 + 1_538,
+    ("bert-base", "theseus"): 6 * 7_087_872 + 1_538,
+    # Rank 8 on q and v; Hu et al., table 2, "0.3M" without the task head.
+    ("roberta-base", "lora[r=8]"): 294_912 + 592_130,
+    ("roberta-large", "lora[r=8]"): 786_432 + 1_051_650,
+    # Of 4,096 columns, and rows of 4,096 and, shared by four heads, 1,024.
+    ("llama-3.1-8b", "lora[r=8]"): 32 * 8 * (4_096 + 4_096 + 4_096 + 1_024),
+    ("llama-3.2-1b", "ia3"): 16 * (2 * 512 + 8_192),
+    ("llama-3.2-1b", "prompt"): 100 * 2_048,
+    ("llama-3.2-1b", "prefix[projection=false]"): 16 * 10 * 2 * 512,
+    # Su 2022: 5 projections of D x 128, 4 blocks of 198,272, a head of 128 x 2 with a bias:
+    # his "about 1.28 M" and "1.45 M" without the head.
+    ("roberta-base", "lst[variant=blog]"): 1_284_608 + 258,
+    ("roberta-large", "lst[variant=blog]"): 1_448_448 + 258,
+    # 13 rungs of 131,200, 12 blocks of 198,272, 12 gates, the exit, the task head.
+    ("bart-large-encoder", "lst[keep=all]"): (
+        13 * 131_200 + 12 * 198_272 + 12 + 132_096 + 1_051_650
+    ),
 }
 
 
@@ -70,6 +110,27 @@ def test_t5_base_really_trains_that_many(spec, attach):
     built = attach(spec, paper, device="meta")
     trained = sum(p.numel() for p in built.model.parameters() if p.requires_grad)
     assert trained == T5_BASE[spec]
+
+
+@pytest.mark.parametrize("name", TOTALS)
+def test_other_backbones_have_their_published_size(name, attach):
+    assert closed_form(name, "full") == TOTALS[name]
+    built = attach("full", backbones.find(name), device="meta")
+    assert sum(p.numel() for p in built.model.parameters()) == TOTALS[name]
+
+
+def test_every_backbone_by_name_has_its_size_checked():
+    t5 = {name for name in backbones.names() if "t5-" in name}  # above, and tests/clip_t5
+    assert set(backbones.names()) == TOTALS.keys() | t5
+
+
+@pytest.mark.parametrize("key", OTHER_FAMILIES, ids="-".join)
+def test_methods_train_as_many_as_the_arithmetic_says(key, attach):
+    name, spec = key
+    assert closed_form(name, spec) == OTHER_FAMILIES[key]
+    built = attach(spec, backbones.find(name), device="meta")
+    trained = sum(p.numel() for p in built.model.parameters() if p.requires_grad)
+    assert trained == OTHER_FAMILIES[key]
 
 
 def test_the_published_vocabulary_adds_28_rows():

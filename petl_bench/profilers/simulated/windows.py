@@ -37,14 +37,14 @@ def split(ledger: Recorded, workload: Workload) -> Replay:
     Raises:
         RuntimeError: that step does not leave things as it found them, and cannot be repeated.
     """
-    load, *steps = _contiguous(ledger.windows)
+    load, *steps = contiguous(ledger.windows)
     warm_up = tuple(window for window in steps if window.step < workload.warmup_steps)
     steady = tuple(window for window in steps if window.step == workload.warmup_steps)
     _check_repeatable(ledger, steady)
     return Replay(load, warm_up, steady)
 
 
-def _contiguous(windows: Sequence[Window]) -> list[Window]:
+def contiguous(windows: Sequence[Window]) -> list[Window]:
     """The windows, each stretched back to where the one before it ended.
 
     Between two phases only Python runs, but what it frees must not fall out of the account.

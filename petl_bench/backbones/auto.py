@@ -1,0 +1,273 @@
+"""Any other architecture of transformers, from its configuration: a model without our ports.
+
+What is found in it without knowing it: projections by the last part of their name, norms, a
+language head or a classifier, and their sizes, from the model itself built without data. So full
+fine-tuning, BitFit and peft's methods run; methods that meet layers one by one say that they
+cannot.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from petl_bench.backbones import shape
+from petl_bench.backbones.build import (
+    classification_batch,
+    from_config,
+    language_batch,
+    sequence_to_sequence_batch,
+)
+from petl_bench.backbones.family import Family
+from petl_bench.backbones.ports import Dims, Loose, Ports
+from petl_bench.case import Backbone, ConfigValue
+
+_NOT_SHAPE = {
+    "architectures",
+    "auto_map",
+    "dtype",
+    "id2label",
+    "label2id",
+    "quantization_config",
+    "task_specific_params",
+    "torch_dtype",
+    "transformers_version",
+}
+
+# The usual names of projections, by our role; any other keeps its own name as its role.
+_ROLES = {
+    name: role
+    for role, names in {
+        "q": ("q_proj", "query", "q_lin", "query_proj", "wq"),
+        "k": ("k_proj", "key", "k_lin", "key_proj", "wk"),
+        "v": ("v_proj", "value", "v_lin", "value_proj", "wv"),
+        "o": ("o_proj", "out_proj", "out_lin"),
+        "wi": ("fc1", "lin1", "fc_in"),
+        "wi_0": ("gate_proj",),
+        "wi_1": ("up_proj",),
+        "wo": ("fc2", "lin2", "down_proj", "fc_out"),
+    }.items()
+    for name in names
+}
+
+_HEADS = ("classifier", "score")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto:
+    """Models of one of transformers' Auto classes."""
+
+    name: str
+    factory: str  # the Auto class
+    peft_task: str
+    batch: Callable[..., dict[str, torch.Tensor]]
+
+    @property
+    def family(self) -> Family:
+        """What the harness asks for."""
+        return Family(
+            name=self.name,
+            architectures=(),
+            published={},
+            normalise=self.normalise,
+            dims=lambda config: _dims(self, json.dumps(config, sort_keys=True)),
+            build=self.build,
+            ports=self.ports,
+            batch=self.batch,
+            targets=self.peft_task == "SEQ_2_SEQ_LM",
+        )
+
+    def normalise(self, config: Mapping[str, Any]) -> dict[str, ConfigValue]:
+        """The configuration but for what shapes no network; dimensions must make sense.
+
+        Raises:
+            ValueError: dimensions that make no sense, or that no model can be built of.
+        """
+        kept = {
+            key: value
+            for key, value in config.items()
+            if key not in _NOT_SHAPE and not key.startswith("_")
+        }
+        if self.peft_task == "SEQ_CLS":
+            kept["num_labels"] = shape.labels(config)
+        shape.read(kept, {"vocab_size": shape.REQUIRED})
+        parsed = _parsed(kept)
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
+            value = getattr(parsed, name, None)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a whole number, at least 1 (got {value!r})")
+        try:
+            _dims(self, json.dumps(kept, sort_keys=True))
+        except Exception as error:  # noqa: BLE001 - architectures refuse in ways of their own
+            first = str(error).strip().partition("\n")[0]
+            raise ValueError(f"no {kept['model_type']} can be built of it: {first}") from None
+        return kept
+
+    def build(self, backbone: Backbone) -> nn.Module:
+        """Random weights, on torch's current default device."""
+        import transformers  # noqa: PLC0415 - only workers need it
+
+        config = _parsed(backbone.config)
+        config.use_cache = False
+        if self.peft_task == "SEQ_2_SEQ_LM":
+            for token in ("pad_token_id", "decoder_start_token_id"):
+                if getattr(config, token, None) is None:
+                    setattr(config, token, 0)
+        return from_config(getattr(transformers, self.factory).from_config, config, backbone)
+
+    def ports(self, model: nn.Module) -> Ports:
+        """What can be found in any model.
+
+        Raises:
+            ValueError: a classifier without a head of a name that peft knows.
+        """
+        found: Any = model
+        task_head = None
+        if self.peft_task == "SEQ_CLS":
+            # Those that peft takes for the head, and trains.
+            heads = [m for name, m in model.named_children() if name.endswith(_HEADS)]
+            if not heads:
+                raise ValueError(f"{type(model).__name__} has no module classifier or score")
+            task_head = heads[0] if len(heads) == 1 else nn.ModuleList(heads)
+        head = found.get_output_embeddings() if task_head is None else None
+        projections: dict[str, list[nn.Module]] = {}
+        for name, module in _inside_layers(model):
+            leaf = name.rpartition(".")[2]
+            if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
+                projections.setdefault(_ROLES.get(leaf, leaf), []).append(module)
+        norms = tuple(module for module in model.modules() if _is_norm(module))
+        return Ports(
+            dims=_found_dims(found, projections, norms, head, task_head),
+            sublayers=(),
+            norms=norms,
+            stacks=(),
+            language_head=head,
+            task_head=task_head,
+            peft_task=self.peft_task,
+            loose=projections,
+        )
+
+
+def _parsed(config: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig  # noqa: PLC0415 - seconds that known families do not need
+
+    others = {key: value for key, value in config.items() if key != "model_type"}
+    return AutoConfig.for_model(str(config["model_type"]), **others)
+
+
+@cache
+def _dims(auto: Auto, config: str) -> Dims:
+    with torch.device("meta"):
+        backbone = Backbone(name="", family=auto.name, config=json.loads(config))
+        return auto.ports(auto.build(backbone)).dims
+
+
+def _found_dims(
+    model: Any,
+    projections: Mapping[str, list[nn.Module]],
+    norms: tuple[nn.Module, ...],
+    language_head: nn.Module | None,
+    task_head: nn.Module | None,
+) -> Dims:
+    config = model.config.get_text_config()
+    embedding = model.get_input_embeddings().weight
+    heads = getattr(config, "num_attention_heads", None) or 1
+    new = sum(p.numel() for p in task_head.parameters()) if task_head is not None else 0
+    vocabulary, hidden = embedding.shape
+    shapes = {role: tuple(map(_sizes, modules)) for role, modules in projections.items()}
+    biases = sum(outputs for found in shapes.values() for _, outputs in found)
+    return Dims(
+        hidden_size=hidden,
+        num_heads=heads,
+        num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_size=getattr(config, "head_dim", None) or hidden // heads,
+        feed_forward_size=getattr(config, "intermediate_size", None) or 4 * hidden,
+        feed_forward_inputs=1,
+        vocabulary_size=vocabulary,
+        dropout=0.0,
+        stacks={},
+        outside_parameters=sum(p.numel() for p in model.parameters()) - new,
+        labels=getattr(config, "num_labels", 0) if task_head is not None else 0,
+        task_head_parameters=new,
+        language_head=language_head is not None,
+        loose=Loose(
+            shapes=shapes,
+            bias_terms=biases
+            + sum(_vector(norm).numel() for norm in norms)
+            + (language_head is not None) * vocabulary,
+            norm_parameters=sum(p.numel() for norm in norms for p in norm.parameters()),
+        ),
+    )
+
+
+def _inside_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Modules, by name, of every list of layers."""
+    lists = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    prefixes = tuple(f"{name}." for name in lists)
+    return [(name, m) for name, m in model.named_modules() if name.startswith(prefixes)]
+
+
+def _is_norm(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    named = "norm" in type(module).__name__.lower()
+    return named and isinstance(weight, nn.Parameter) and weight.dim() == 1
+
+
+def _vector(norm: nn.Module) -> torch.Tensor:
+    assert isinstance(norm.weight, torch.Tensor)
+    return norm.weight
+
+
+def _sizes(projection: Any) -> tuple[int, int]:
+    """Inputs and outputs; a Conv1D, GPT-2's, has its weight the other way round."""
+    rows, columns = projection.weight.shape
+    return (columns, rows) if isinstance(projection, nn.Linear) else (rows, columns)
+
+
+CAUSAL = Auto(
+    name="auto-causal-lm",
+    factory="AutoModelForCausalLM",
+    peft_task="CAUSAL_LM",
+    batch=language_batch,
+)
+CLASSIFIER = Auto(
+    name="auto-sequence-classification",
+    factory="AutoModelForSequenceClassification",
+    peft_task="SEQ_CLS",
+    batch=classification_batch,
+)
+SEQUENCE_TO_SEQUENCE = Auto(
+    name="auto-seq2seq-lm",
+    factory="AutoModelForSeq2SeqLM",
+    peft_task="SEQ_2_SEQ_LM",
+    batch=sequence_to_sequence_batch,
+)
+FAMILIES = tuple(auto.family for auto in (CAUSAL, CLASSIFIER, SEQUENCE_TO_SEQUENCE))
+
+
+def family_of(config: Mapping[str, Any]) -> str:
+    """The name of the family that builds a model of `config`.
+
+    Raises:
+        ValueError: an architecture that transformers does not have, or only for other tasks.
+    """
+    from transformers.models.auto import configuration_auto, modeling_auto  # noqa: PLC0415
+
+    kind = config["model_type"]
+    if kind not in configuration_auto.CONFIG_MAPPING_NAMES:
+        raise ValueError(f"transformers has no model_type {kind!r}")
+    causal = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    classifies = kind in modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    masked = kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    first = str(next(iter(config.get("architectures") or ()), ""))
+    if kind in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return SEQUENCE_TO_SEQUENCE.name
+    if causal and (not (masked and classifies) or first.endswith(("ForCausalLM", "LMHeadModel"))):
+        return CAUSAL.name
+    if classifies:
+        return CLASSIFIER.name
+    raise ValueError(f"a {kind} has neither a language head nor a classifier in transformers")

@@ -372,6 +372,8 @@ def test_the_page_can_be_looked_at(show, made_up_records, tmp_path, scheme, widt
         {},
         {"batch_size": 7, "optimizer": "sgd", "source_length_tokens": 9},
         {"seed": 3, "clip_grad_norm": 0.5},
+        {"clip_grad_norm": None, "checkpointing": True, "autocast": "bf16", "warmup_steps": 2},
+        {"mode": "inference", "optimizer": None, "clip_grad_norm": None},
     ],
 )
 def test_a_cases_command_asks_the_same_question(made_up_record, load, tmp_path, monkeypatch):

@@ -26,6 +26,8 @@ class Phase(StrEnum):
     FORWARD = "forward"
     BACKWARD = "backward"
     OPTIMIZER_STEP = "optimizer_step"
+    PREFILL = "prefill"  # of generation: the prompt, until the first token's logits
+    DECODE = "decode"  # every token from there on
 
 
 class Category(StrEnum):
@@ -75,6 +77,22 @@ class PhaseMemory(Frozen):
                 peak = self.peak_allocated_bytes
                 raise ValueError(f"by_category sums to {total}, peak_allocated_bytes is {peak}")
         return self
+
+    def then(self, later: "PhaseMemory") -> "PhaseMemory":
+        """Both as one, of a phase that came twice in a step."""
+        higher = max(self, later, key=lambda memory: memory.peak_allocated_bytes)
+        requested = [self.peak_requested_bytes, later.peak_requested_bytes]
+        times = [self.elapsed_s, later.elapsed_s]
+        return higher.model_copy(
+            update={
+                "peak_reserved_bytes": max(self.peak_reserved_bytes, later.peak_reserved_bytes),
+                "end_allocated_bytes": later.end_allocated_bytes,
+                "peak_requested_bytes": max(n for n in requested if n is not None)
+                if any(n is not None for n in requested)
+                else None,
+                "elapsed_s": None if None in times else sum(t for t in times if t is not None),
+            }
+        )
 
 
 class TimelinePoint(Frozen):

@@ -26,12 +26,20 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from petl_bench import backbones, method_spec, workloads
-from petl_bench.case import BASELINE_METHOD, Attention, Backbone, Case, DType, Workload
+from petl_bench.case import (
+    BASELINE_METHOD,
+    Attention,
+    Backbone,
+    Case,
+    DType,
+    Quantization,
+    Workload,
+)
 from petl_bench.errors import UsageError
 
 E = TypeVar("E", bound=StrEnum)
 
-_BACKBONE_FIELDS = ("name", "dtype", "attention")
+_BACKBONE_FIELDS = ("name", "dtype", "attention", "quantize")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +71,8 @@ class Suite:
         cells: dict[str, PlannedCase] = {}
         for backbone, asked in itertools.product(self.backbones(), self.workloads()):
             workload = backbones.fitted(backbone, asked)
-            for label, method in choices:
+            for label, choice in choices:
+                method = method_spec.fitted(choice, backbone)
                 case = Case(backbone=backbone, method=method, workload=workload)
                 cells.setdefault(case.case_id, PlannedCase(label=label, case=case))
         return list(cells.values())
@@ -74,8 +83,11 @@ class Suite:
         return [
             backbones.find(
                 str(cell["name"]),
-                dtype=_one_of("dtype", DType, cell.get("dtype", DType.FP32)),
-                attention=_one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
+                dtype=one_of("dtype", DType, cell.get("dtype", DType.FP32)),
+                attention=one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
+                quantize=one_of("quantize", Quantization, cell["quantize"])
+                if "quantize" in cell
+                else None,
             )
             for cell in _product(axes)
         ]
@@ -162,7 +174,12 @@ def _product(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(axes, cell, strict=True)) for cell in itertools.product(*axes.values())]
 
 
-def _one_of(name: str, kind: type[E], value: Any) -> E:
+def one_of(name: str, kind: type[E], value: Any) -> E:
+    """The member of `kind` that `value` names, for the field `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
     try:
         return kind(value)
     except ValueError:
@@ -170,10 +187,18 @@ def _one_of(name: str, kind: type[E], value: Any) -> E:
         raise UsageError(f"{name}: {value!r} is not one of {choices}") from None
 
 
+def _clipping(cell: Mapping[str, Any]) -> dict[str, None]:
+    """0 switches clipping off: TOML has no null."""
+    given = cell.get("clip_grad_norm")
+    return {"clip_grad_norm": None} if type(given) in {int, float} and not given else {}
+
+
 def _workload(cell: Mapping[str, Any]) -> Workload:
     try:
-        return Workload(**cell)
+        return Workload(**{**cell, **_clipping(cell)})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if not name:  # of several fields together; the message names them
+            raise UsageError(first["msg"].removeprefix("Value error, ")) from None
         raise UsageError(f"{name}: {first['msg']} (got {first['input']!r})") from None

@@ -18,14 +18,19 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from petl_bench.case import BASELINE_METHOD, Backbone, Workload
+from petl_bench.case import BASELINE_METHOD, Backbone, Mode, Workload
 from petl_bench.garbage import collection_paused
 from petl_bench.record import Category, Fit, Measurement, Origin, Phase, PhaseMemory, Record, Status
 from petl_bench.units import format_bytes, format_count
 
 ABSENT = "-"
 _SMALLEST_PERCENT = 0.001
-STEP_PHASES = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP)
+STEP_PHASES = tuple(phase for phase in Phase if phase is not Phase.LOAD)
+_PHASES_OF = {
+    Mode.TRAINING: (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP),
+    Mode.INFERENCE: (Phase.FORWARD,),
+    Mode.GENERATE: (Phase.PREFILL, Phase.DECODE),
+}
 _RICH_STYLES = {
     Status.OK: "green",
     Status.OOM: "bold red",
@@ -60,19 +65,21 @@ class Group:
     def setting(self) -> str:
         """Everything but backbone and place; what differs from a default is always named."""
         load = self.workload
-        named = ("batch_size", "source_length_tokens", "target_length_tokens", "optimizer")
+        named = ("batch_size", "source_length_tokens", "target_length_tokens", "optimizer", "mode")
+        silent = () if load.optimizer else (None,)  # what nothing that trains has
         parts = [
             self.backbone.dtype.value,
             self.backbone.attention.value,
+            *([self.backbone.quantize.value] if self.backbone.quantize else []),
             f"batch {load.batch_size}",
             f"source {load.source_length_tokens}",
             *([f"target {load.target_length_tokens}"] if load.target_length_tokens else []),
-            load.optimizer.value,
+            load.optimizer.value if load.optimizer else load.mode.value,
         ]
         parts += [
             f"{name.replace('_', ' ')} {getattr(load, name)}"
             for name, field in type(load).model_fields.items()
-            if name not in named and getattr(load, name) != field.default
+            if name not in named and getattr(load, name) not in {field.default, *silent}
         ]
         return ", ".join(parts)
 
@@ -207,7 +214,8 @@ _COLUMNS: dict[str, tuple[str, Callable[[_Row], Value]]] = {
     "batch_size": ("Int64", lambda row: row.record.case.workload.batch_size),
     "source_length_tokens": ("Int64", lambda row: row.record.case.workload.source_length_tokens),
     "target_length_tokens": ("Int64", lambda row: row.record.case.workload.target_length_tokens),
-    "optimizer": ("string", lambda row: row.record.case.workload.optimizer.value),
+    "mode": ("string", lambda row: row.record.case.workload.mode.value),
+    "optimizer": ("string", lambda row: row.record.case.workload.optimizer),
     "origin": ("string", lambda row: row.record.origin.value),
     "device": ("string", lambda row: row.record.environment.place),
     "status": ("string", lambda row: row.record.status.value),
@@ -336,9 +344,12 @@ def summary(records: Sequence[Record], *, phases: bool = False) -> list[Table]:
 
 def phase_peaks(records: Sequence[Record]) -> list[Table]:
     """One table a group, of what finished: held once loaded, then the peak of each phase."""
-    shown = [_Shown("load_allocated_bytes", "after load", format_bytes), *_shown_phases()]
+    loaded = _Shown("load_allocated_bytes", "after load", format_bytes)
     caption = "Highest allocated memory within each phase, over all measured steps."
-    return [_table(group, shown, caption, failures=False) for group in groups(records)]
+    return [
+        _table(group, [loaded, *_shown_phases(group)], caption, failures=False)
+        for group in groups(records)
+    ]
 
 
 def category_peaks(records: Sequence[Record]) -> list[Table]:
@@ -393,10 +404,56 @@ def _first(found: tuple[int, Group]) -> int:
     return found[0]
 
 
-def _shown_phases() -> list[_Shown]:
+def side_by_side(records: Sequence[Record]) -> Table | None:
+    """Peak allocated of every method in every group, beside the first one's; None for one group."""
+    found = groups(records)
+    if len(found) < 2:  # noqa: PLR2004
+        return None
+    peaks = [peaks_by_label(group) for group in found]
+    labels = dict.fromkeys(label for by_label in peaks for label in by_label)
+    return Table(
+        title="Runs side by side",
+        caption="Peak allocated; the percentage is of the first column's.",
+        columns=(
+            Column(header="method", align="left"),
+            *(Column(header=name, align="right") for name in distinct_names(found)),
+        ),
+        rows=tuple(
+            (Cell(text=label), *_beside_the_first([by_label.get(label) for by_label in peaks]))
+            for label in labels
+        ),
+    )
+
+
+def peaks_by_label(group: Group) -> dict[str, int | None]:
+    """Peak allocated bytes of the group's methods, null where a case did not finish."""
+    return {
+        record.label: record.measurement.peak_allocated_bytes if record.measurement else None
+        for record in group.records
+    }
+
+
+def distinct_names(found: Sequence[Group]) -> list[str]:
+    """What sets each group apart from the others, in words."""
+    parts = [[group.backbone.name, *group.setting.split(", "), group.place] for group in found]
+    common = set(parts[0]).intersection(*parts)
+    return [", ".join(part for part in own if part not in common) or own[0] for own in parts]
+
+
+def _beside_the_first(sizes: Sequence[int | None]) -> Iterable[Cell]:
+    first = sizes[0]
+    for place, size in enumerate(sizes):
+        if size is None:
+            yield Cell(text=ABSENT)
+            continue
+        change = f" ({100 * (size - first) / first:+.1f} %)" if place and first else ""
+        yield Cell(text=f"{format_bytes(size)}{change}", number=size)
+
+
+def _shown_phases(group: Group) -> list[_Shown]:
     return [
         _Shown(f"peak_{phase}_allocated_bytes", phase.replace("_", " "), format_bytes)
-        for phase in STEP_PHASES
+        for phase in _PHASES_OF[group.workload.mode]
     ]
 
 
@@ -407,7 +464,7 @@ def _summary_table(group: Group, *, phases: bool) -> Table:
         _Shown("peak_allocated_bytes", "peak allocated", format_bytes),
         _Shown("peak_reserved_bytes", "peak reserved", format_bytes),
         _Shown("saving_percent", "saving", percent),
-        *(_shown_phases() if phases else []),
+        *(_shown_phases(group) if phases else []),
         _Shown("flops_per_step", "FLOPs per step", format_count),
         _Shown(*throughput_column(group), _rate),
     ]
@@ -568,6 +625,43 @@ def _markdown_line(texts: Iterable[str]) -> str:
 def markdown_text(text: str) -> str:
     """`text` on one line, with nothing in it that Markdown or HTML would read."""
     return re.sub(r"([\\|*`<])", r"\\\1", " ".join(text.split()))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def to_latex(table: Table) -> str:
+    """`table` as a LaTeX table, for the booktabs package; its caption is title and caption."""
+    sides = {"left": "l", "right": "r"}
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex_text(table.title)}. {_latex_text(table.caption)}}}",
+        rf"\begin{{tabular}}{{{''.join(sides[column.align] for column in table.columns)}}}",
+        r"\toprule",
+        _latex_line(column.header for column in table.columns),
+        r"\midrule",
+        *(_latex_line(cell.text for cell in row) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _latex_line(texts: Iterable[str]) -> str:
+    return " & ".join(_latex_text(text) for text in texts) + r" \\"
+
+
+def _latex_text(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def to_rich(table: Table) -> RichTable:

@@ -76,7 +76,7 @@ def test_absent_numbers_are_null_and_not_zero(made_up_record):
     bare = made_up_record("lora", attributed=False, samples_per_s=None)
     frame = to_frame([failed, bare])
     said = ["method", "label", "backbone", "dtype", "attention", "optimizer", "origin", "device"]
-    said += ["batch_size", "source_length_tokens", "target_length_tokens"]
+    said += ["mode", "batch_size", "source_length_tokens", "target_length_tokens"]
     said += ["status", "reason", "case_id"]
     assert set(frame.columns[frame.iloc[0].notna()]) == set(said)
     assert frame.loc[1, [f"{category}_bytes" for category in Category]].isna().all()

@@ -16,7 +16,7 @@ from petl_bench.method import Method
 from .checkpoint import LadderError
 from .config import LstConfig
 from .counts import trainable_parameters, unsupported
-from .ladders import attach, attach_lst
+from .ladders import attach, attach_lst, checkpoint_blocks
 from .loading import from_pretrained, load_lst
 from .pruning import cut_from_backbone, fisher_information
 from .reserving import SpanCorruption, joint_training, save_reserved
@@ -29,6 +29,7 @@ METHOD = Method(
     attach=attach,
     trainable_parameters=trainable_parameters,
     unsupported=unsupported,
+    checkpoint=checkpoint_blocks,
 )
 
 __all__ = [

@@ -259,6 +259,13 @@ def _keep(module: nn.Module, args: Any, output: torch.Tensor) -> None:
     vars(module)[_MADE] = output
 
 
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Side blocks run again in backward; the frozen backbone keeps nothing anyway."""
+    for module in model.modules():
+        if hasattr(module, "recomputed"):
+            vars(module)["recomputed"] = True
+
+
 def attach_lst(model: nn.Module, name: str = "default", **options: Any) -> nn.Module:
     """Put a ladder called `name` beside a transformers model; returns the same model.
 

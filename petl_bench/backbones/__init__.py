@@ -25,7 +25,7 @@ from petl_bench.backbones import (
 )
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Ports
-from petl_bench.case import Attention, Backbone, DType, Workload
+from petl_bench.case import Attention, Backbone, DType, Mode, Quantization, Workload
 from petl_bench.errors import UsageError, hint
 
 FAMILIES: dict[str, Family] = {
@@ -52,7 +52,11 @@ def names() -> tuple[str, ...]:
 
 
 def find(
-    name: str, *, dtype: DType = DType.FP32, attention: Attention = Attention.EAGER
+    name: str,
+    *,
+    dtype: DType = DType.FP32,
+    attention: Attention = Attention.EAGER,
+    quantize: Quantization | None = None,
 ) -> Backbone:
     """The backbone called `name`, or that of the configuration in the folder, file or repository.
 
@@ -67,12 +71,14 @@ def find(
                 config=dict(family.published[name]),
                 dtype=dtype,
                 attention=attention,
+                quantize=quantize,
             )
     path = _config_file(name)
     if path is None:
         raise UsageError(f"backbone: no backbone or folder {name!r}; {hint(name, names())}")
     given = Path(name).resolve()
-    return _from_file(path, given.stem if given.is_file() else given.name, dtype, attention)
+    found = _from_file(path, given.stem if given.is_file() else given.name, dtype, attention)
+    return found.model_copy(update={"quantize": quantize})
 
 
 def ports_of(model: nn.Module) -> Ports:
@@ -91,18 +97,29 @@ def ports_of(model: nn.Module) -> Ports:
 def fitted(backbone: Backbone, workload: Workload) -> Workload:
     """`workload` as it is for `backbone`: one question gets one case, however it was asked.
 
-    Where an example has no target beside its source, the target's length is None.
+    Where an example has no target beside its source, the target's length is None; a backbone
+    that sees no image has an example of 1, as if it were not said.
 
     Raises:
-        UsageError: sequences longer than the backbone has positions.
+        UsageError: sequences longer than the backbone has positions, more images than it takes, or
+            a classifier that is to generate.
     """
     family = FAMILIES[backbone.family]
+    generates = workload.mode is Mode.GENERATE
+    if generates and not family.dims(backbone.config).language_head:
+        raise UsageError(f"mode: {backbone.name} is a classifier and generates nothing")
     longest = family.longest(backbone.config)
     for name in ("source_length_tokens", "target_length_tokens"):
         length = getattr(workload, name)
         if longest is not None and length is not None and length > longest:
             raise UsageError(f"{name}: {backbone.name} takes at most {longest} (got {length})")
-    default = Workload.model_fields["target_length_tokens"].default if family.targets else None
+    most = family.most_images(backbone.config)
+    if most and workload.images > most:
+        raise UsageError(f"images: {backbone.name} takes at most {most} (got {workload.images})")
+    if not most:
+        workload = workload.model_copy(update={"images": 1})
+    has_target = family.targets or generates
+    default = Workload.model_fields["target_length_tokens"].default if has_target else None
     if (workload.target_length_tokens is None) == (default is None):
         return workload
     return workload.model_copy(update={"target_length_tokens": default})

@@ -20,6 +20,7 @@ from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from petl_bench.cards import CARDS, DEFAULT_CARD, Card
+from petl_bench.profilers.simulated import autocast
 from petl_bench.profilers.simulated.kernels.attention import attention
 from petl_bench.profilers.simulated.kernels.norms import rms_norm
 
@@ -55,9 +56,9 @@ class CudaKernels(TorchFunctionMode):
             F.dropout: fused_dropout,
             F.softmax: _softmax,
             F.log_softmax: _log_softmax,
-            F.linear: _linear,
-            F.rms_norm: rms_norm,
-            F.scaled_dot_product_attention: partial(attention, card),
+            F.linear: partial(autocast.as_one, _linear),
+            F.rms_norm: partial(autocast.as_one_in_fp32, rms_norm),
+            F.scaled_dot_product_attention: partial(autocast.as_one, partial(attention, card)),
             **others,
         }
 

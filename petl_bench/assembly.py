@@ -51,7 +51,7 @@ def _contradiction(case: Case, dims: Dims, method: Method[Any], config: MethodCo
     if (
         case.workload.mode is Mode.TRAINING
         and case.backbone.quantize is not None
-        and trainable_parameters(method, dims, config) >= dims.total_parameters
+        and (trainable_parameters(method, dims, config) or 0) >= dims.total_parameters
     ):
         return f"{case.backbone.quantize} weights are frozen, and this method trains them all"
     fp16 = case.backbone.dtype is DType.FP16 and case.workload.autocast is Autocast.FP16

@@ -213,8 +213,7 @@ def test_a_linear_layer_of_a_transposed_input_adds_its_bias_in_place(trains, cop
     """
     weight = meta(5, 8, grad=trains)
     made = stream(lambda x, w, b: F.linear(x.transpose(0, 1), w, b), meta(6, 4, 8), weight, meta(5))
-    assert made[:2] == [*copies, 4 * 6 * 5 * 4][:2]
-    assert sum(size for size in made if size > 0) == sum(copies) + 4 * 6 * 5 * 4
+    assert [size for size in made if size > 0] == [*copies, 4 * 6 * 5 * 4]
 
 
 def test_a_convolution_makes_its_result():

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from petl_bench.backbones import ports_of
-from petl_bench.backbones.ports import Ports, Sublayer
+from petl_bench.backbones.ports import Sublayer
 
 from .designs import Native
 from .ladder import Ladder
@@ -44,7 +44,7 @@ def fisher_information(
     Raises:
         ValueError: no batch, or a loss that is not finite.
     """
-    wanted = _matrices(ports_of(model))
+    wanted = _matrices(model)
     names = {p: name for name, p in model.named_parameters() if p in wanted}
     sums = {
         name: torch.zeros_like(p, device=store, dtype=torch.float32) for p, name in names.items()
@@ -80,11 +80,12 @@ def cut_from_backbone(
     """Start the side blocks of a ladder, the active one by default, as parts of the backbone.
 
     `importance` has the shape of each parameter that it names; None takes the weights' magnitude.
-    Position tables are copied whole, final norms cut; entry, rungs, gates and exit stay as drawn.
+    Biases go with their rows. Position tables are copied whole, final norms cut; entry, rungs,
+    gates and exit stay as drawn.
 
     Raises:
-        ValueError: side blocks of another kind, a width that `reduction` does not divide, or an
-            importance that lacks a parameter.
+        ValueError: side blocks of another kind, query heads that share keys, a width that
+            `reduction` does not divide, or an importance that lacks a parameter.
     """
     ladder: Ladder = model.ladders[name or model.ladders.active]
     ports = ports_of(model)
@@ -92,10 +93,12 @@ def cut_from_backbone(
     for width in (dims.hidden_size, dims.head_size, dims.feed_forward_size):
         if width % ladder.config.reduction:
             raise ValueError(f"reduction {ladder.config.reduction} does not divide {width}")
+    if dims.num_key_value_heads != dims.num_heads or dims.head_norms:
+        raise ValueError("a cut needs as many keys and values as queries, and no norms on heads")
     if ladder.config.blocks not in {"native", "cross-attention"}:
         raise ValueError("only native side blocks can be cut from the backbone")
     cut = _Cut(ladder.config.reduction, _scores(model, importance))
-    kept = cut.columns(_embedding(ports))
+    kept = cut.columns(_embedding(model))
     for stack in ports.stacks:
         side = ladder.stack(stack.name)
         assert isinstance(side.design, Native)
@@ -107,7 +110,8 @@ def cut_from_backbone(
                 kept = cut.sublayer(sublayer, target, kept)
         if stack.final_norm is not None and thin.final_norm is not None:
             _copy(thin.final_norm, stack.final_norm, kept)
-    for stack, table in zip(ports.stacks, ports.position_tables, strict=True):
+    # Every stack has a table, or none.
+    for stack, table in zip(ports.stacks, ports.position_tables, strict=False):
         design = ladder.stack(stack.name).design
         assert isinstance(design, Native)
         assert design.thin.position_table is not None
@@ -127,11 +131,12 @@ class _Cut:
 
     def sublayer(self, source: Sublayer, target: Sublayer | None, kept: list[int]) -> list[int]:
         """Cut one branch down into `target`, if it has one; returns the units it hands on."""
-        if target is not None:
-            _copy(target.norm, source.norm, kept)
         *inputs, output = source.projections  # q, k, v; o, or wi...; wo
         middle = self._matrices(source, target, inputs, kept)
-        return self._matrices(source, target, [output], middle)
+        handed_on = self._matrices(source, target, [output], middle)
+        if target is not None:
+            _copy(target.norm, source.norm, handed_on if source.norm_after else kept)
+        return handed_on
 
     def _matrices(
         self, source: Sublayer, target: Sublayer | None, roles: list[str], kept: list[int]
@@ -142,8 +147,11 @@ class _Cut:
         rows = self._best(product.abs().sum(dim=1))
         for role, weight in zip(roles, weights, strict=True):
             if target is not None:
-                thin = target.projections[role].weight
-                thin.copy_(weight[rows][:, kept])
+                thin = target.projections[role]
+                thin.weight.copy_(weight[rows][:, kept])
+                bias = source.projections[role].bias
+                if bias is not None:
+                    thin.bias.copy_(bias[rows])
         return rows
 
     def _best(self, scores: torch.Tensor) -> list[int]:
@@ -163,7 +171,7 @@ def _copy(thin: nn.Module, full: nn.Module, kept: list[int]) -> None:
 
 
 def _scores(model: Any, importance: Importance | None) -> dict[torch.Tensor, torch.Tensor]:
-    wanted = _matrices(ports_of(model))
+    wanted = _matrices(model)
     names = {p: name for name, p in model.named_parameters() if p in wanted}
     if importance is None:
         return {p: p.detach().float().abs() for p in names}
@@ -173,14 +181,16 @@ def _scores(model: Any, importance: Importance | None) -> dict[torch.Tensor, tor
     return {p: importance[name].to(p.device) for p, name in names.items()}
 
 
-def _embedding(ports: Ports) -> nn.Parameter:
-    return ports.stacks[0].embedding.get_parameter("weight")
+def _embedding(model: Any) -> nn.Parameter:
+    weight: nn.Parameter = model.get_input_embeddings().weight
+    return weight
 
 
-def _matrices(ports: Ports) -> set[torch.Tensor]:
+def _matrices(model: Any) -> set[torch.Tensor]:
     """The embedding and every projection of the sublayers."""
-    inside = {linear.weight for s in ports.sublayers for linear in s.projections.values()}
-    return {_embedding(ports), *inside}
+    sublayers = ports_of(model).sublayers
+    inside = {linear.weight for s in sublayers for linear in s.projections.values()}
+    return {_embedding(model), *inside}
 
 
 @contextmanager

@@ -5,7 +5,8 @@ applied to a branch's output before dropout and residual.
 `houlsby` puts one after every self-attention and every feed-forward (Houlsby et al. 2019,
 arXiv:1902.00751, section 2.1, figure 2); `pfeiffer` one after every feed-forward (Pfeiffer et al.
 2021, arXiv:2005.00247, section 3.2). Neither follows a decoder's cross-attention, as in the LST
-authors' code; it also starts the linear layers at N(0, 0.01**2), which Houlsby calls near-identity.
+authors' code for text; `all` does, as in theirs for images. That code also starts the linear layers
+at N(0, 0.01**2), which Houlsby calls near-identity.
 
 Legend: B batch, T tokens, D hidden size, m bottleneck.
 """
@@ -19,20 +20,22 @@ from torch.nn import functional as F
 
 from petl_bench import branches
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.method import Method, MethodConfig, freeze, needs_ports
+from petl_bench.method import LayeredConfig, Method, freeze, leaves_a_layer, needs_ports
 
 _AFTER = {
     "houlsby": branches.SELF_ATTENTION_AND_FEED_FORWARD,
     "pfeiffer": branches.FEED_FORWARD,
+    "all": branches.ALL,
 }
 
 
-class AdapterConfig(MethodConfig):
+class AdapterConfig(LayeredConfig):
     """Where the bottlenecks stand and how wide they are."""
 
-    placement: Literal["houlsby", "pfeiffer"] = Field(
+    placement: Literal["houlsby", "pfeiffer", "all"] = Field(
         "houlsby",
-        description="houlsby: after self-attention and feed-forward; pfeiffer: the latter",
+        description="houlsby: after self-attention and feed-forward; pfeiffer: the latter; "
+        "all: after cross-attention, too",
     )
     reduction: int = Field(16, gt=0, description="bottleneck m = hidden size / reduction")
     bottleneck: int | None = Field(None, gt=0, description="m itself; overrides reduction")
@@ -64,6 +67,7 @@ class Bottleneck(nn.Module):
 def attach(model: nn.Module, ports: Ports, config: AdapterConfig) -> nn.Module:
     """Freeze the backbone and hang a bottleneck on each chosen branch's last projection."""
     freeze(model, keep=ports.task_head)
+    ports = ports.above(config.freeze_lower)
     D = ports.dims.hidden_size
     branches.hang(
         ports,
@@ -81,6 +85,7 @@ def trainable_parameters(dims: Dims, config: AdapterConfig) -> int:
 
     T5-base, m = 48: 48 bottlenecks of 74,544 and 62 norms of 768 make 3,625,728.
     """
+    dims = dims.above(config.freeze_lower)
     D, m = dims.hidden_size, config.width(dims.hidden_size)
     bottlenecks = branches.count(dims, _AFTER[config.placement])
     norms = dims.norm_parameters if config.norms else 0
@@ -94,5 +99,5 @@ METHOD = Method(
     config=AdapterConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
-    unsupported=needs_ports,
+    unsupported=lambda dims, config: needs_ports(dims, config) or leaves_a_layer(dims, config),
 )

@@ -2,9 +2,14 @@
 
 The model is peft's. In an encoder-decoder the prompt goes to the encoder alone, as in the paper
 and the LST authors' code. Values are drawn at random, so that nothing needs a tokenizer.
+With `hidden`, a network writes the prompt, W_2 tanh(W_1 e + b_1) + b_2, as in the LST authors' code
+for images; it runs once a step, where theirs runs for every example.
 Source: Lester, Al-Rfou & Constant 2021, arXiv:2104.08691, section 2.
 """
 
+from typing import Any
+
+import torch
 from pydantic import Field
 from torch import nn
 
@@ -16,13 +21,31 @@ class PromptConfig(MethodConfig):
     """Length of the prompt."""
 
     tokens: int = Field(100, gt=0, description="virtual tokens put before the source")
+    hidden: int | None = Field(
+        None, gt=0, description="train a network of this hidden size that writes the prompt"
+    )
+
+
+class WrittenPrompt(nn.Module):
+    """In place of peft's plain embedding: one and the network that it goes through."""
+
+    def __init__(self, embedding: nn.Embedding, hidden: int) -> None:
+        super().__init__()
+        D = embedding.embedding_dim
+        self.embedding = embedding
+        network = nn.Sequential(nn.Linear(D, hidden), nn.Tanh(), nn.Linear(hidden, D))
+        self.network = network.to(embedding.weight)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token numbers, [1, P] -> the prompt, [1, P, D]."""
+        return self.network(self.embedding(tokens))  # type: ignore[no-any-return]
 
 
 def attach(model: nn.Module, ports: Ports, config: PromptConfig) -> nn.Module:
-    """Peft's model with `tokens` trainable vectors of width D."""
+    """Peft's model with `tokens` trainable vectors of width D, or what writes them."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
-    prompted: nn.Module = peft.get_peft_model(
+    prompted: Any = peft.get_peft_model(
         model,
         peft.PromptTuningConfig(
             task_type=ports.peft_task,
@@ -34,12 +57,17 @@ def attach(model: nn.Module, ports: Ports, config: PromptConfig) -> nn.Module:
             num_layers=1,
         ),
     )
-    return prompted
+    if config.hidden is not None:
+        for name, encoder in prompted.prompt_encoder.items():
+            prompted.prompt_encoder[name] = WrittenPrompt(encoder.embedding, config.hidden)
+    return prompted  # type: ignore[no-any-return]
 
 
 def trainable_parameters(dims: Dims, config: PromptConfig) -> int:
-    """Tokens * D, and the task head. T5-base with 100 tokens: 76,800."""
-    return config.tokens * dims.hidden_size + dims.task_head_parameters
+    """P D, and with a network h (2 D + 1) + D; and the task head. T5-base, P = 100: 76,800."""
+    D, h = dims.hidden_size, config.hidden
+    network = 0 if h is None else h * (2 * D + 1) + D
+    return config.tokens * D + network + dims.task_head_parameters
 
 
 METHOD = Method(

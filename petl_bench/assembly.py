@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -9,20 +10,23 @@ from torch import nn
 
 from petl_bench import registry
 from petl_bench.backbones import FAMILIES
-from petl_bench.backbones.ports import Ports
-from petl_bench.case import Case
+from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.case import Autocast, Case, DType, Mode
+from petl_bench.low_bit import packed_away, quantise
+from petl_bench.method import Method, MethodConfig, attach, trainable_parameters
 from petl_bench.method_spec import validated_config
-from petl_bench.training import trainable
+from petl_bench.training import make_buckets, trainable
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """A backbone with a method attached, in training mode."""
+    """A backbone with a method attached, in training mode where it is to train."""
 
     model: nn.Module
-    ports: Ports  # of the backbone
+    ports: Ports | None  # of the backbone; None: a model that no family of ours knows
     backbone_parameters: int  # before the method added any
     backbone_names: Mapping[nn.Module, str]  # its modules' paths, before the method moved any
+    buckets: tuple[torch.Tensor, ...] = ()  # that a distributed wrapper would gather gradients in
 
     @property
     def total_parameters(self) -> int:
@@ -39,7 +43,21 @@ def unsupported(case: Case) -> str | None:
     """Why the case's method does not go with its backbone, in one sentence; None if it does."""
     method = registry.get(case.method.name)
     dims = FAMILIES[case.backbone.family].dims(case.backbone.config)
-    return method.unsupported(dims, validated_config(method, case.method.config))
+    config = validated_config(method, case.method.config)
+    return method.unsupported(dims, config) or _contradiction(case, dims, method, config)
+
+
+def _contradiction(case: Case, dims: Dims, method: Method[Any], config: MethodConfig) -> str | None:
+    if (
+        case.workload.mode is Mode.TRAINING
+        and case.backbone.quantize is not None
+        and (trainable_parameters(method, dims, config) or 0) >= dims.total_parameters
+    ):
+        return f"{case.backbone.quantize} weights are frozen, and this method trains them all"
+    fp16 = case.backbone.dtype is DType.FP16 and case.workload.autocast is Autocast.FP16
+    if fp16 and case.workload.mode is Mode.TRAINING:
+        return "autocast to fp16 scales the loss, and that is not for weights of fp16"
+    return None
 
 
 def assemble(case: Case, device: torch.device) -> Trainee:
@@ -50,18 +68,26 @@ def assemble(case: Case, device: torch.device) -> Trainee:
     with device:
         backbone = family.build(case.backbone)
         backbone_parameters = _count(backbone)
+        if case.backbone.quantize is not None:
+            quantise(backbone, case.backbone.quantize)
         # Weak: a module that the method throws away must not stay in memory for its name.
         names = WeakKeyDictionary({module: name for name, module in backbone.named_modules()})
         ports = family.ports(backbone)
-        model = method.attach(backbone, ports, config)
-    model.train()
-    return Trainee(model, ports, backbone_parameters, names)
+        model = attach(method, backbone, ports, config)
+    if case.workload.checkpointing:
+        method.checkpoint(model)
+    model.train(case.workload.mode is Mode.TRAINING)
+    buckets = make_buckets(model) if case.workload.ddp_buckets else ()
+    return Trainee(model, ports, backbone_parameters, names, buckets)
 
 
 def make_batch(case: Case, device: torch.device) -> dict[str, torch.Tensor]:
-    """A training batch of the workload's shape on `device`."""
-    return FAMILIES[case.backbone.family].batch(case.backbone, case.workload, device)
+    """A batch of the workload's shape on `device`: one part, where gradients are accumulated."""
+    part = case.workload.model_copy(
+        update={"batch_size": case.workload.part_size, "accumulation_steps": 1}
+    )
+    return FAMILIES[case.backbone.family].batch(case.backbone, part, device)
 
 
 def _count(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in model.parameters()) + packed_away(model)

@@ -1,8 +1,8 @@
 """Modules that a method hangs into residual branches.
 
 They stand between a branch's last projection and its dropout and residual, where Houlsby et al.
-2019 (arXiv:1902.00751, figure 2) put their adapters. Neither set of branches has a decoder's
-cross-attention, as in the code of the Compacter and the LST authors.
+2019 (arXiv:1902.00751, figure 2) put their adapters. Only ALL has a decoder's cross-attention,
+which the Compacter and the LST authors leave out on text, and the latter not on images.
 """
 
 from collections.abc import Callable, Collection
@@ -17,6 +17,7 @@ SELF_ATTENTION_AND_FEED_FORWARD = frozenset(
     {SublayerKind.SELF_ATTENTION, SublayerKind.FEED_FORWARD}
 )
 FEED_FORWARD = frozenset({SublayerKind.FEED_FORWARD})
+ALL = frozenset(SublayerKind)
 
 
 def hang(

@@ -1,7 +1,8 @@
 """Cards by name: what a simulation needs to know of the device that it stands for.
 
 Dense peak rates and bandwidth from NVIDIA's data sheets of each card. fp32 is the rate of the
-CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise.
+CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise. What a
+multiprocessor holds goes with the compute capability: CUDA C++ Programming Guide, section 16.2.
 
 Memory is what PyTorch finds on the card, which is less than its label says: the driver, and ECC
 on some, keep a part. How much depends on the driver, so it is the least that PyTorch's messages
@@ -36,6 +37,7 @@ class Card:
     memory_bytes: int  # torch's total_memory of the device
     context_bytes: int  # held by a process beside its tensors: CUDA's context, loaded kernels
     compute_capability: tuple[int, int]
+    multiprocessors: int
     fp32_flops_per_s: float
     half_flops_per_s: float  # bf16 and fp16 on tensor cores, fp32 accumulation, no sparsity
     bandwidth_bytes_per_s: float
@@ -45,6 +47,16 @@ class Card:
     def capacity_bytes(self) -> int:
         """What is left for PyTorch's caching allocator in a process that has the card alone."""
         return self.memory_bytes - self.context_bytes
+
+    @property
+    def threads_per_multiprocessor(self) -> int:
+        """Threads that a multiprocessor runs at once."""
+        return {(7, 5): 1024, (8, 0): 2048, (8, 6): 1536, (9, 0): 2048}[self.compute_capability]
+
+    @property
+    def shared_memory_bytes(self) -> int:
+        """Shared memory that a thread block may ask for."""
+        return KIB * {(7, 5): 64, (8, 0): 163, (8, 6): 99, (9, 0): 227}[self.compute_capability]
 
     @property
     def cublas_workspace_bytes(self) -> int:
@@ -67,6 +79,7 @@ CARDS = {
             memory_bytes=14_909 * MIB,  # 14.56 GiB with ECC on, as it ships
             context_bytes=192 * MIB,
             compute_capability=(7, 5),
+            multiprocessors=40,
             fp32_flops_per_s=8.1e12,
             half_flops_per_s=65e12,
             bandwidth_bytes_per_s=320e9,
@@ -78,6 +91,7 @@ CARDS = {
             memory_bytes=48_670 * MIB,  # 47.53 GiB with ECC off, as it ships
             context_bytes=384 * MIB,
             compute_capability=(8, 6),
+            multiprocessors=84,
             fp32_flops_per_s=38.7e12,
             half_flops_per_s=154.8e12,
             bandwidth_bytes_per_s=768e9,
@@ -89,6 +103,7 @@ CARDS = {
             memory_bytes=40_325 * MIB,  # 39.38 GiB
             context_bytes=576 * MIB,
             compute_capability=(8, 0),
+            multiprocessors=108,
             fp32_flops_per_s=19.5e12,
             half_flops_per_s=312e12,
             bandwidth_bytes_per_s=1555e9,
@@ -100,6 +115,7 @@ CARDS = {
             memory_bytes=80_998 * MIB,  # 79.10 GiB
             context_bytes=576 * MIB,
             compute_capability=(8, 0),
+            multiprocessors=108,
             fp32_flops_per_s=19.5e12,
             half_flops_per_s=312e12,
             bandwidth_bytes_per_s=2039e9,
@@ -111,6 +127,7 @@ CARDS = {
             memory_bytes=81_008 * MIB,  # 79.11 GiB
             context_bytes=768 * MIB,
             compute_capability=(9, 0),
+            multiprocessors=132,
             fp32_flops_per_s=66.9e12,
             half_flops_per_s=989e12,
             bandwidth_bytes_per_s=3350e9,
@@ -122,6 +139,7 @@ CARDS = {
             memory_bytes=143_073 * MIB,  # 139.72 GiB
             context_bytes=768 * MIB,
             compute_capability=(9, 0),
+            multiprocessors=132,
             fp32_flops_per_s=66.9e12,
             half_flops_per_s=989e12,
             bandwidth_bytes_per_s=4800e9,

@@ -6,9 +6,9 @@ Everything here is a frozen value that serialises to JSON; nothing here imports 
 import hashlib
 import json
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypeAliasType  # typing's own is of Python 3.12
 
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]  # true is not 1
@@ -42,12 +42,48 @@ class Attention(StrEnum):
     SDPA = "sdpa"
 
 
-class Optimizer(StrEnum):
-    """Optimizer of the trainable parameters, each as torch.optim builds it by default on CUDA."""
+class Quantization(StrEnum):
+    """How the backbone's frozen linear layers are stored; bitsandbytes' layers."""
 
-    ADAMW = "adamw"
+    NF4 = "nf4"
+    NF4_DOUBLE = "nf4_double"  # the blocks' maxima are quantised, too
+    INT8 = "int8"  # LLM.int8()
+
+
+class Optimizer(StrEnum):
+    """Optimizer of the trainable parameters, each as its library builds it by default on CUDA."""
+
+    ADAMW = "adamw"  # torch.optim's, foreach
     ADAMW_FUSED = "adamw_fused"
+    ADAMW_LOOP = "adamw_loop"  # one parameter after the other
+    ADAMW_8BIT = "adamw_8bit"  # bitsandbytes'
+    ADAFACTOR = "adafactor"  # torch.optim's
     SGD = "sgd"
+
+
+class ZeroGrad(StrEnum):
+    """What becomes of gradients after an optimizer step."""
+
+    DEFAULT = (
+        "default"  # the era's: torch lets them go since 2.0, and filled them with zeros before
+    )
+    FREE = "free"  # let go, as by `parameter.grad = None`
+    KEEP = "keep"  # filled with zeros
+
+
+class Autocast(StrEnum):
+    """Type that a forward pass casts to, operator by operator; weights stay as they are."""
+
+    BF16 = "bf16"
+    FP16 = "fp16"  # with a scaled loss
+
+
+class Mode(StrEnum):
+    """What a step does with the model."""
+
+    TRAINING = "training"
+    INFERENCE = "inference"  # a forward pass as in evaluation, loss included, without gradients
+    GENERATE = "generate"  # the target's tokens one by one, with a cache of keys and values
 
 
 class Backbone(Frozen):
@@ -61,6 +97,7 @@ class Backbone(Frozen):
     config: dict[str, ConfigValue]
     dtype: DType = DType.FP32
     attention: Attention = Attention.EAGER
+    quantize: Quantization | None = None
 
 
 class MethodChoice(Frozen):
@@ -71,17 +108,79 @@ class MethodChoice(Frozen):
 
 
 class Workload(Frozen):
-    """One training step's load, and how often it is taken."""
+    """One step's load, and how often it is taken.
 
-    batch_size: PositiveInt = 100
+    Where nothing trains, no field of training may be given: optimizer and clipping are None.
+    """
+
+    batch_size: PositiveInt = Field(100, description="examples a step, in all of its parts")
     source_length_tokens: PositiveInt = 128
-    target_length_tokens: PositiveInt | None = 3  # None where an example is its source alone
-    optimizer: Optimizer = Optimizer.ADAMW
+    target_length_tokens: PositiveInt | None = Field(
+        3, description="None where an example is its source alone; mode generate makes as many"
+    )
+    images: PositiveInt = Field(1, description="an example, for backbones that see any")
+    mode: Mode = Mode.TRAINING
+    beams: PositiveInt = Field(1, description="mode generate; 1 is greedy")
+    autocast: Autocast | None = None
+    checkpointing: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="layers run again in backward, instead of being kept"
+    )
+    accumulation_steps: PositiveInt = Field(1, description="parts of a batch, one after another")
+    ddp_buckets: Annotated[bool, Field(strict=True)] = Field(
+        default=False, description="hold what DistributedDataParallel gathers gradients in"
+    )
+    optimizer: Optimizer | None = Optimizer.ADAMW
     clip_grad_norm: Annotated[float, Field(gt=0, strict=True)] | None = 1.0
+    zero_grad: ZeroGrad = Field(ZeroGrad.DEFAULT, description="gradients after a step")
     seed: Annotated[int, Field(strict=True)] = 0
     warmup_steps: PositiveInt = Field(1, description="step 0 makes optimizer state and workspaces")
     measured_steps: PositiveInt = Field(3, description="steps whose memory is recorded")
     timed_steps: PositiveInt = Field(10, description="steps timed in a pass without a profiler")
+
+    @property
+    def part_size(self) -> int:
+        """Examples that are in memory at once."""
+        return self.batch_size // self.accumulation_steps
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> Self:
+        if self.batch_size % self.accumulation_steps:
+            raise ValueError(
+                f"accumulation_steps: {self.accumulation_steps} equal parts do not make a batch"
+                f" of {self.batch_size}"
+            )
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_its_mode(cls, given: Any) -> Any:
+        """One question has one id: a field without meaning in the mode keeps its neutral value."""
+        if not isinstance(given, dict):
+            return given
+        mode = given.get("mode", Mode.TRAINING)
+        if mode != Mode.GENERATE and given.get("beams", 1) != 1:
+            raise ValueError("beams: only mode generate has any")
+        if mode == Mode.GENERATE and given.get("target_length_tokens", 3) is None:
+            raise ValueError("target_length_tokens: mode generate is to be told how many to make")
+        if mode == Mode.TRAINING:
+            if given.get("optimizer", Optimizer.ADAMW) is None:
+                raise ValueError("optimizer: mode training needs one")
+            return given
+        for field, neutral in _OF_TRAINING.items():
+            if given.get(field, neutral) != neutral:
+                raise ValueError(f"{field}: mode {mode} trains nothing; leave it out")
+        return {**given, **_OF_TRAINING}
+
+
+_OF_TRAINING: dict[str, Any] = {
+    "optimizer": None,
+    "clip_grad_norm": None,
+    "checkpointing": False,
+    "accumulation_steps": 1,
+    "ddp_buckets": False,
+    "zero_grad": ZeroGrad.DEFAULT,
+}
+"""Fields of training alone, and what they are where nothing trains."""
 
 
 class Case(Frozen):

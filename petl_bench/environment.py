@@ -3,6 +3,8 @@
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +20,19 @@ ALLOCATOR_VARIABLES = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 def allocator_conf() -> str:
     """The allocator's options as PyTorch would read them from the environment."""
     return next((os.environ[name] for name in ALLOCATOR_VARIABLES if os.environ.get(name)), "")
+
+
+@contextmanager
+def allocator_options(options: str) -> Iterator[None]:
+    """The allocator's options in the environment, where workers read them, and nothing else."""
+    before = {name: os.environ.pop(name) for name in ALLOCATOR_VARIABLES if name in os.environ}
+    if options:
+        os.environ[ALLOCATOR_VARIABLES[0]] = options
+    try:
+        yield
+    finally:
+        os.environ.pop(ALLOCATOR_VARIABLES[0], None)
+        os.environ.update(before)
 
 
 def simulated_environment(card: Card, emulates: str | None = None) -> Environment:

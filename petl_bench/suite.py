@@ -10,6 +10,8 @@ A suite file is TOML. Every value may be a list, which makes the grid:
 
     [workload]
     batch_size = [8, 32, 100]
+
+`name` in [workload] is one that petl_bench/workloads.py has; other fields there override it.
 """
 
 import difflib
@@ -23,13 +25,21 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from petl_bench import backbones, method_spec
-from petl_bench.case import BASELINE_METHOD, Attention, Backbone, Case, DType, Workload
+from petl_bench import backbones, method_spec, workloads
+from petl_bench.case import (
+    BASELINE_METHOD,
+    Attention,
+    Backbone,
+    Case,
+    DType,
+    Quantization,
+    Workload,
+)
 from petl_bench.errors import UsageError
 
 E = TypeVar("E", bound=StrEnum)
 
-_BACKBONE_FIELDS = ("name", "dtype", "attention")
+_BACKBONE_FIELDS = ("name", "dtype", "attention", "quantize")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +71,8 @@ class Suite:
         cells: dict[str, PlannedCase] = {}
         for backbone, asked in itertools.product(self.backbones(), self.workloads()):
             workload = backbones.fitted(backbone, asked)
-            for label, method in choices:
+            for label, choice in choices:
+                method = method_spec.fitted(choice, backbone)
                 case = Case(backbone=backbone, method=method, workload=workload)
                 cells.setdefault(case.case_id, PlannedCase(label=label, case=case))
         return list(cells.values())
@@ -72,15 +83,29 @@ class Suite:
         return [
             backbones.find(
                 str(cell["name"]),
-                dtype=_one_of("dtype", DType, cell.get("dtype", DType.FP32)),
-                attention=_one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
+                dtype=one_of("dtype", DType, cell.get("dtype", DType.FP32)),
+                attention=one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
+                quantize=one_of("quantize", Quantization, cell["quantize"])
+                if "quantize" in cell
+                else None,
             )
             for cell in _product(axes)
         ]
 
     def workloads(self) -> list[Workload]:
         """The workload axes' cells, in the order written."""
-        return [_workload(cell) for cell in _product(self.workload)]
+        cells = []
+        for cell in _product(self.workload):
+            fields = dict(cell)
+            name = fields.pop("name", None)
+            named = [{}] if name is None else workloads.find(str(name))
+            cells += [_workload(known | fields) for known in named]
+        return cells
+
+    @property
+    def takes_the_largest(self) -> bool:
+        """Whether its workloads are one run's, which needs what the largest of them does."""
+        return workloads.LARGEST in self.workload.get("name", ())
 
 
 def load_suite(path: Path) -> Suite:
@@ -95,6 +120,8 @@ def load_suite(path: Path) -> Suite:
         raise UsageError(f"suite: cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"suite: {path} is not TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"suite: {path} is nested too deeply") from None
     try:
         return _parse_suite(document)
     except UsageError as error:
@@ -111,7 +138,7 @@ def _parse_suite(document: Mapping[str, Any]) -> Suite:
     suite = Suite(
         methods=methods,
         backbone=_axes(document, "backbone", _BACKBONE_FIELDS),
-        workload=_axes(document, "workload", tuple(Workload.model_fields)),
+        workload=_axes(document, "workload", (*Workload.model_fields, "name")),
     )
     # Values, too, are checked here, where the file and the table can be named.
     if methods:
@@ -135,7 +162,7 @@ def _axes(document: Mapping[str, Any], table: str, fields: Sequence[str]) -> dic
 def _check_keys(table: str, given: Iterable[str], known: Sequence[str]) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(known)}"
             raise UsageError(f"{table} has no field {key!r}; {hint}")
 
@@ -147,7 +174,12 @@ def _product(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(axes, cell, strict=True)) for cell in itertools.product(*axes.values())]
 
 
-def _one_of(name: str, kind: type[E], value: Any) -> E:
+def one_of(name: str, kind: type[E], value: Any) -> E:
+    """The member of `kind` that `value` names, for the field `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
     try:
         return kind(value)
     except ValueError:
@@ -155,10 +187,18 @@ def _one_of(name: str, kind: type[E], value: Any) -> E:
         raise UsageError(f"{name}: {value!r} is not one of {choices}") from None
 
 
+def _clipping(cell: Mapping[str, Any]) -> dict[str, None]:
+    """0 switches clipping off: TOML has no null."""
+    given = cell.get("clip_grad_norm")
+    return {"clip_grad_norm": None} if type(given) in {int, float} and not given else {}
+
+
 def _workload(cell: Mapping[str, Any]) -> Workload:
     try:
-        return Workload(**cell)
+        return Workload(**{**cell, **_clipping(cell)})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
+        if not name:  # of several fields together; the message names them
+            raise UsageError(first["msg"].removeprefix("Value error, ")) from None
         raise UsageError(f"{name}: {first['msg']} (got {first['input']!r})") from None

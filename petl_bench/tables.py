@@ -5,11 +5,11 @@ asked the same question (backbone, workload) of the same place (origin, device),
 taken within a group only. A number that is absent is null in the frame and a dash in a table.
 """
 
-import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import median
 from typing import Literal
 
@@ -18,13 +18,19 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from petl_bench.case import BASELINE_METHOD, Backbone, Workload
+from petl_bench.case import BASELINE_METHOD, Backbone, Mode, Workload
+from petl_bench.garbage import collection_paused
 from petl_bench.record import Category, Fit, Measurement, Origin, Phase, PhaseMemory, Record, Status
 from petl_bench.units import format_bytes, format_count
 
 ABSENT = "-"
 _SMALLEST_PERCENT = 0.001
-STEP_PHASES = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP)
+STEP_PHASES = tuple(phase for phase in Phase if phase is not Phase.LOAD)
+_PHASES_OF = {
+    Mode.TRAINING: (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP),
+    Mode.INFERENCE: (Phase.FORWARD,),
+    Mode.GENERATE: (Phase.PREFILL, Phase.DECODE),
+}
 _RICH_STYLES = {
     Status.OK: "green",
     Status.OOM: "bold red",
@@ -59,19 +65,21 @@ class Group:
     def setting(self) -> str:
         """Everything but backbone and place; what differs from a default is always named."""
         load = self.workload
-        named = ("batch_size", "source_length_tokens", "target_length_tokens", "optimizer")
+        named = ("batch_size", "source_length_tokens", "target_length_tokens", "optimizer", "mode")
+        silent = () if load.optimizer else (None,)  # what nothing that trains has
         parts = [
             self.backbone.dtype.value,
             self.backbone.attention.value,
+            *([self.backbone.quantize.value] if self.backbone.quantize else []),
             f"batch {load.batch_size}",
             f"source {load.source_length_tokens}",
             *([f"target {load.target_length_tokens}"] if load.target_length_tokens else []),
-            load.optimizer.value,
+            load.optimizer.value if load.optimizer else load.mode.value,
         ]
         parts += [
             f"{name.replace('_', ' ')} {getattr(load, name)}"
             for name, field in type(load).model_fields.items()
-            if name not in named and getattr(load, name) != field.default
+            if name not in named and getattr(load, name) not in {field.default, *silent}
         ]
         return ", ".join(parts)
 
@@ -89,7 +97,7 @@ class Group:
 
 def groups(records: Iterable[Record]) -> list[Group]:
     """`records` split into comparable groups, in order of first appearance."""
-    members: dict[str, list[Record]] = {}
+    members: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
         members.setdefault(_group_key(record), []).append(record)
     return [
@@ -105,9 +113,10 @@ def groups(records: Iterable[Record]) -> list[Group]:
     ]
 
 
-def _group_key(record: Record) -> str:
-    question = record.case.model_dump(mode="json", include={"backbone", "workload"})
-    return json.dumps([record.origin, record.environment.place, question], sort_keys=True)
+def _group_key(record: Record) -> tuple[str, ...]:
+    case = record.case
+    question = case.backbone.model_dump_json(), case.workload.model_dump_json()
+    return record.origin, record.environment.place, *question
 
 
 def _is_baseline(record: Record) -> bool:
@@ -129,7 +138,7 @@ class _Row:
     def seen(self) -> Measurement | None:
         return self.record.measurement
 
-    @property
+    @cached_property  # sixteen columns ask for it
     def peak(self) -> PhaseMemory | None:
         return self.seen.peak() if self.seen else None
 
@@ -205,7 +214,8 @@ _COLUMNS: dict[str, tuple[str, Callable[[_Row], Value]]] = {
     "batch_size": ("Int64", lambda row: row.record.case.workload.batch_size),
     "source_length_tokens": ("Int64", lambda row: row.record.case.workload.source_length_tokens),
     "target_length_tokens": ("Int64", lambda row: row.record.case.workload.target_length_tokens),
-    "optimizer": ("string", lambda row: row.record.case.workload.optimizer.value),
+    "mode": ("string", lambda row: row.record.case.workload.mode.value),
+    "optimizer": ("string", lambda row: row.record.case.workload.optimizer),
     "origin": ("string", lambda row: row.record.origin.value),
     "device": ("string", lambda row: row.record.environment.place),
     "status": ("string", lambda row: row.record.status.value),
@@ -245,14 +255,17 @@ def to_frame(records: Sequence[Record]) -> pd.DataFrame:
     is of the group's full fine-tuning; the columns named after categories are at the overall
     peak; `load_allocated_bytes` is what is held once the model stands.
     """
-    baselines = {_group_key(group.records[0]): group.baseline for group in groups(records)}
-    rows = [_Row(record, baselines[_group_key(record)]) for record in records]
-    return pd.DataFrame(
-        {
-            name: pd.Series([get(row) for row in rows], dtype=dtype)
-            for name, (dtype, get) in _COLUMNS.items()
-        }
-    )
+    with collection_paused():
+        keys = [_group_key(record) for record in records]
+        pairs = list(zip(keys, records, strict=True))
+        baselines = {key: r for key, r in pairs if _is_baseline(r) and r.measurement}  # the newest
+        rows = [_Row(record, baselines.get(key)) for key, record in pairs]
+        return pd.DataFrame(
+            {
+                name: pd.Series([get(row) for row in rows], dtype=dtype)
+                for name, (dtype, get) in _COLUMNS.items()
+            }
+        )
 
 
 def to_csv(frame: pd.DataFrame) -> str:
@@ -331,9 +344,12 @@ def summary(records: Sequence[Record], *, phases: bool = False) -> list[Table]:
 
 def phase_peaks(records: Sequence[Record]) -> list[Table]:
     """One table a group, of what finished: held once loaded, then the peak of each phase."""
-    shown = [_Shown("load_allocated_bytes", "after load", format_bytes), *_shown_phases()]
+    loaded = _Shown("load_allocated_bytes", "after load", format_bytes)
     caption = "Highest allocated memory within each phase, over all measured steps."
-    return [_table(group, shown, caption, failures=False) for group in groups(records)]
+    return [
+        _table(group, [loaded, *_shown_phases(group)], caption, failures=False)
+        for group in groups(records)
+    ]
 
 
 def category_peaks(records: Sequence[Record]) -> list[Table]:
@@ -347,10 +363,97 @@ def category_peaks(records: Sequence[Record]) -> list[Table]:
     return [_table(group, shown, caption, failures=False) for group in groups(records)]
 
 
-def _shown_phases() -> list[_Shown]:
+def across_workloads(records: Sequence[Record]) -> list[Table]:
+    """One table a backbone and place: what a run over all workloads needs, the largest's peak."""
+    kinds: dict[str, list[Group]] = {}
+    for group in groups(records):
+        first = group.records[0]
+        question = first.case.backbone.model_dump_json()
+        kinds.setdefault(f"{first.origin} {group.place} {question}", []).append(group)
+    return [_across(members) for members in kinds.values()]
+
+
+def _across(members: Sequence[Group]) -> Table:
+    first = members[0]
+    largest: dict[str, tuple[int, Group]] = {}
+    for group in members:
+        for record in group.records:
+            if record.measurement is not None:
+                found = record.measurement.peak_allocated_bytes, group
+                largest[record.label] = max(largest.get(record.label, found), found, key=_first)
+    return Table(
+        title=f"{first.backbone.name}, the largest of {len(members)} workloads: {first.place}",
+        caption="One run that trains on them in turn needs what the largest needs.",
+        columns=(
+            Column(header="method", align="left"),
+            Column(header="peak allocated", align="right"),
+            Column(header="set by", align="left"),
+        ),
+        rows=tuple(
+            (
+                Cell(text=label),
+                Cell(text=format_bytes(peak), number=peak),
+                Cell(text=group.setting),
+            )
+            for label, (peak, group) in largest.items()
+        ),
+    )
+
+
+def _first(found: tuple[int, Group]) -> int:
+    return found[0]
+
+
+def side_by_side(records: Sequence[Record]) -> Table | None:
+    """Peak allocated of every method in every group, beside the first one's; None for one group."""
+    found = groups(records)
+    if len(found) < 2:  # noqa: PLR2004
+        return None
+    peaks = [peaks_by_label(group) for group in found]
+    labels = dict.fromkeys(label for by_label in peaks for label in by_label)
+    return Table(
+        title="Runs side by side",
+        caption="Peak allocated; the percentage is of the first column's.",
+        columns=(
+            Column(header="method", align="left"),
+            *(Column(header=name, align="right") for name in distinct_names(found)),
+        ),
+        rows=tuple(
+            (Cell(text=label), *_beside_the_first([by_label.get(label) for by_label in peaks]))
+            for label in labels
+        ),
+    )
+
+
+def peaks_by_label(group: Group) -> dict[str, int | None]:
+    """Peak allocated bytes of the group's methods, null where a case did not finish."""
+    return {
+        record.label: record.measurement.peak_allocated_bytes if record.measurement else None
+        for record in group.records
+    }
+
+
+def distinct_names(found: Sequence[Group]) -> list[str]:
+    """What sets each group apart from the others, in words."""
+    parts = [[group.backbone.name, *group.setting.split(", "), group.place] for group in found]
+    common = set(parts[0]).intersection(*parts)
+    return [", ".join(part for part in own if part not in common) or own[0] for own in parts]
+
+
+def _beside_the_first(sizes: Sequence[int | None]) -> Iterable[Cell]:
+    first = sizes[0]
+    for place, size in enumerate(sizes):
+        if size is None:
+            yield Cell(text=ABSENT)
+            continue
+        change = f" ({100 * (size - first) / first:+.1f} %)" if place and first else ""
+        yield Cell(text=f"{format_bytes(size)}{change}", number=size)
+
+
+def _shown_phases(group: Group) -> list[_Shown]:
     return [
         _Shown(f"peak_{phase}_allocated_bytes", phase.replace("_", " "), format_bytes)
-        for phase in STEP_PHASES
+        for phase in _PHASES_OF[group.workload.mode]
     ]
 
 
@@ -361,7 +464,7 @@ def _summary_table(group: Group, *, phases: bool) -> Table:
         _Shown("peak_allocated_bytes", "peak allocated", format_bytes),
         _Shown("peak_reserved_bytes", "peak reserved", format_bytes),
         _Shown("saving_percent", "saving", percent),
-        *(_shown_phases() if phases else []),
+        *(_shown_phases(group) if phases else []),
         _Shown("flops_per_step", "FLOPs per step", format_count),
         _Shown(*throughput_column(group), _rate),
     ]
@@ -511,16 +614,54 @@ def to_markdown(table: Table) -> str:
         "| " + " | ".join(rules[column.align] for column in table.columns) + " |",
         *(_markdown_line(cell.text for cell in row) for row in table.rows),
     ]
-    title, caption = _markdown_text(table.title), _markdown_text(table.caption)
+    title, caption = markdown_text(table.title), markdown_text(table.caption)
     return "\n".join([f"**{title}**", "", *lines, "", caption, ""])
 
 
 def _markdown_line(texts: Iterable[str]) -> str:
-    return "| " + " | ".join(_markdown_text(text) for text in texts) + " |"
+    return "| " + " | ".join(markdown_text(text) for text in texts) + " |"
 
 
-def _markdown_text(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """`text` on one line, with nothing in it that Markdown or HTML would read."""
     return re.sub(r"([\\|*`<])", r"\\\1", " ".join(text.split()))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def to_latex(table: Table) -> str:
+    """`table` as a LaTeX table, for the booktabs package; its caption is title and caption."""
+    sides = {"left": "l", "right": "r"}
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex_text(table.title)}. {_latex_text(table.caption)}}}",
+        rf"\begin{{tabular}}{{{''.join(sides[column.align] for column in table.columns)}}}",
+        r"\toprule",
+        _latex_line(column.header for column in table.columns),
+        r"\midrule",
+        *(_latex_line(cell.text for cell in row) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _latex_line(texts: Iterable[str]) -> str:
+    return " & ".join(_latex_text(text) for text in texts) + r" \\"
+
+
+def _latex_text(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def to_rich(table: Table) -> RichTable:

@@ -7,7 +7,8 @@
 
 Source: Sung, Cho & Bansal 2022, arXiv:2206.06522, section 3. Reading order of the files: config,
 side (one stack's network), designs and blocks (its layers), rungs, ladder (the whole), ladders
-(how it listens to the model and speaks in its place), pruning, checkpoint and loading, counts.
+(how it listens to the model and speaks in its place), pruning, reserving, checkpoint and
+loading, counts.
 """
 
 from petl_bench.method import Method
@@ -15,9 +16,10 @@ from petl_bench.method import Method
 from .checkpoint import LadderError
 from .config import LstConfig
 from .counts import trainable_parameters, unsupported
-from .ladders import attach, attach_lst
+from .ladders import attach, attach_lst, checkpoint_blocks
 from .loading import from_pretrained, load_lst
 from .pruning import cut_from_backbone, fisher_information
+from .reserving import SpanCorruption, joint_training, save_reserved
 
 METHOD = Method(
     name="lst",
@@ -27,15 +29,19 @@ METHOD = Method(
     attach=attach,
     trainable_parameters=trainable_parameters,
     unsupported=unsupported,
+    checkpoint=checkpoint_blocks,
 )
 
 __all__ = [
     "METHOD",
     "LadderError",
     "LstConfig",
+    "SpanCorruption",
     "attach_lst",
     "cut_from_backbone",
     "fisher_information",
     "from_pretrained",
+    "joint_training",
     "load_lst",
+    "save_reserved",
 ]

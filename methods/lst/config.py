@@ -70,6 +70,10 @@ class LstConfig(MethodConfig):
         "backbone",
         description="what reads it: the backbone's head, or a linear layer on the first token",
     )
+    extra_input: Literal["side", "both"] = Field(
+        "side",
+        description="who sees an image's tokens: side network, or backbone, too (gradient cut)",
+    )
     backbone_dropout: bool = Field(default=True, description="leave dropout on in the backbone")
     attention: Literal["backbone", "sdpa"] = Field(
         "backbone", description="attention implementation of native side blocks"

@@ -51,8 +51,14 @@ def unsupported(dims: Dims, config: LstConfig) -> str | None:
     misfit = _plain_misfit(dims, config) if config.blocks == "plain" else _thin_misfit(dims, config)
     if misfit is not None:
         return misfit
+    if dims.extra_input_parameters and config.blocks != "native":
+        return f"blocks={config.blocks} take no tokens but text"
     if config.head == "side" and dims.language_head:
         return "head=side is for classifiers; this backbone has a language head"
+    return _missing_layer(dims, config)
+
+
+def _missing_layer(dims: Dims, config: LstConfig) -> str | None:
     try:
         for stack in dims.stacks:
             kept_layers(dims, stack, config)

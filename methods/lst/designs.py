@@ -29,6 +29,10 @@ class Design(nn.Module):
         """Begin a pass; a decoder's blocks read the side encoder's final state."""
         raise NotImplementedError
 
+    def takes_extra(self, tokens: int) -> None:
+        """In this pass the state ends in so many tokens that are no text; called after `start`."""
+        raise NotImplementedError
+
     def layer(
         self,
         index: int,
@@ -64,6 +68,10 @@ class Native(Design):
     def start(self, encoder_BSd: torch.Tensor | None) -> None:
         """As Design's."""
         self.thin.start(encoder_BSd)
+
+    def takes_extra(self, tokens: int) -> None:
+        """As Design's."""
+        self.thin.takes_extra(tokens)
 
     def layer(
         self,

@@ -37,7 +37,9 @@ class Ladder(nn.Module):
         elif ports.task_head is not None:
             # A copy, so that several ladders beside one backbone have a head each.
             self.head = copy.deepcopy(ports.task_head).requires_grad_(requires_grad=True)
-        self._initialise(given=self.head if not reads_side else None)
+        # The model's own, which every ladder beside it shares: it is saved with each.
+        self.extra = None if ports.extra_input is None else ports.extra_input.embedding
+        self._initialise(given=(None if reads_side else self.head, self.extra))
 
     def stack(self, name: str) -> SideStack:
         """The side network of the stack called `name`."""
@@ -68,13 +70,13 @@ class Ladder(nn.Module):
             assert isinstance(side, SideStack)
             side.forget()
 
-    def _initialise(self, given: nn.Module | None) -> None:
-        """N(0, 0.01^2) in every linear layer, as the authors' code, but in a `given` head.
+    def _initialise(self, given: tuple[nn.Module | None, ...]) -> None:
+        """N(0, 0.01^2) in every linear layer, as the authors' code, but in those of `given`.
 
         Plain blocks start by their own rule, and entry and rungs beside them, which no gate
         scales, at N(0, 1 / inputs).
         """
-        left = set() if given is None else set(given.modules())
+        left = {module for whole in given if whole is not None for module in whole.modules()}
         for module in self.modules():
             if isinstance(module, PlainBlock):
                 module.initialise()

@@ -46,10 +46,16 @@ class Ladders(nn.ModuleDict):
         # Bound methods in partials: a deep copy of the model gets hooks that are its own.
         model.register_forward_pre_hook(self._begin, with_kwargs=True)
         model.register_forward_hook(self._end, always_call=True)
-        last = ports.stacks[-1]
+        last, extra = ports.stacks[-1], ports.extra_input
+        self._extra = extra
+        if extra is not None:
+            # Keeps what it made on itself: a bound hook would tie it to the ladders that hold it.
+            extra.embedding.register_forward_hook(_keep)
         for stack in ports.stacks:
             for part in (stack.module, *stack.outside):
                 part.register_forward_pre_hook(self._quieten)
+            if extra is not None and extra.stack == stack.name:
+                stack.module.register_forward_pre_hook(self._blindfold)
             stack.embedding.register_forward_hook(partial(self._enter, stack.name))
             for index, layer in enumerate(stack.layers):
                 layer.register_forward_hook(
@@ -76,8 +82,8 @@ class Ladders(nn.ModuleDict):
         if name is not None and name not in self:
             raise KeyError(f"no ladder {name!r}; here are: {', '.join(self)}")
         self.active = name
-        for other, ladder in self.items():
-            ladder.requires_grad_(other == name)
+        for other, ladder in sorted(self.items(), key=lambda item: item[0] == name):
+            ladder.requires_grad_(other == name)  # the active one last: they may share an input
 
     def remove(self, name: str) -> None:
         """Forget the ladder called `name`.
@@ -173,6 +179,7 @@ class Ladders(nn.ModuleDict):
 
     def _forget(self) -> None:
         self._encoder_BSd = self._final_BTd = None
+        self._made()
         if self.current is not None:
             self.current.forget()
 
@@ -182,11 +189,25 @@ class Ladders(nn.ModuleDict):
         if module.training and ladder is not None and not ladder.config.backbone_dropout:
             module.eval()  # until the next model.train()
 
+    def _blindfold(self, module: nn.Module, args: Any) -> None:
+        """Before a stack with an extra input: let its layers see what the ladder lets them."""
+        del args
+        assert self._extra is not None
+        self._made()  # of a pass that no ladder listened to
+        ladder = self.current
+        alone = ladder is not None and ladder.config.extra_input == "side"
+        self._extra.show(module, "whole" if ladder is None else "none" if alone else "detached")
+
+    def _made(self) -> torch.Tensor | None:
+        """What the extra input's embedding has made since it was last asked for, [B, X, D]."""
+        return None if self._extra is None else vars(self._extra.embedding).pop(_MADE, None)
+
     def _enter(self, name: str, module: nn.Module, args: Any, embedding_BTD: torch.Tensor) -> None:
         del module, args
         if self.current is not None:
             # None while the first stack runs, its side state while the second one does.
-            self.current.stack(name).enter(embedding_BTD, self._encoder_BSd)
+            ladder = self.current
+            ladder.stack(name).enter(embedding_BTD, self._encoder_BSd, self._made())
 
     def _climb(  # noqa: PLR0917 - a hook's arguments, after the two it is bound to
         self,
@@ -228,6 +249,21 @@ class Ladders(nn.ModuleDict):
             return None
         assert self._final_BTd is not None
         return self.current.scores(self._final_BTd, *args)
+
+
+_MADE = "made_BXD"
+
+
+def _keep(module: nn.Module, args: Any, output: torch.Tensor) -> None:
+    del args
+    vars(module)[_MADE] = output
+
+
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Side blocks run again in backward; the frozen backbone keeps nothing anyway."""
+    for module in model.modules():
+        if hasattr(module, "recomputed"):
+            vars(module)["recomputed"] = True
 
 
 def attach_lst(model: nn.Module, name: str = "default", **options: Any) -> nn.Module:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from petl_bench.backbones.ports import Dims, Stack
 
@@ -48,9 +49,20 @@ class SideStack(nn.Module):
         self.fuses_after = config.fuse == "after"
         self.state_BTd: torch.Tensor | None = None
 
-    def enter(self, embedding_BTD: torch.Tensor, encoder_BSd: torch.Tensor | None) -> None:
-        """s_0 from the backbone's embedding output, with a dropout of its own."""
+    def enter(
+        self,
+        embedding_BTD: torch.Tensor,
+        encoder_BSd: torch.Tensor | None,
+        extra_BXD: torch.Tensor | None = None,
+    ) -> None:
+        """s_0 from the backbone's embedding output, with a dropout of its own.
+
+        Extra tokens, such as an image's, follow the text.
+        """
         self.design.start(encoder_BSd)
+        if extra_BXD is not None:
+            self.design.takes_extra(extra_BXD.shape[1])
+            embedding_BTD = torch.cat([embedding_BTD, extra_BXD], dim=1)
         self.state_BTd = self.entry(self.entry_dropout(embedding_BTD))
 
     def climb(self, layer: int, hidden_BTD: torch.Tensor, args: Args, kwargs: Kwargs) -> None:
@@ -59,6 +71,9 @@ class SideStack(nn.Module):
         if s_BTd is None:
             raise ValueError("the side network starts from input_ids: inputs_embeds has none")
         rung_BTd = self.rungs[str(layer)](hidden_BTD) if self.rungs else None
+        if rung_BTd is not None and (unseen := s_BTd.shape[1] - rung_BTd.shape[1]):
+            # The backbone has nothing to say of tokens that it does not see.
+            rung_BTd = F.pad(rung_BTd, (0, 0, 0, unseen))
         joins_state = rung_BTd is not None and not self.design.reads_rungs
         if joins_state and not self.fuses_after:
             s_BTd = self._fused(layer, s_BTd, rung_BTd)

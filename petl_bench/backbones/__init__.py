@@ -11,16 +11,28 @@ from pathlib import Path
 
 from torch import nn
 
-from petl_bench.backbones import auto, bart, bart_encoder, bert, llama, mistral, qwen, roberta, t5
+from petl_bench.backbones import (
+    auto,
+    bart,
+    bart_encoder,
+    bert,
+    clip_t5,
+    llama,
+    mistral,
+    qwen,
+    roberta,
+    t5,
+)
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Ports
-from petl_bench.case import Attention, Backbone, DType, Workload
+from petl_bench.case import Attention, Backbone, DType, Mode, Quantization, Workload
 from petl_bench.errors import UsageError, hint
 
 FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         t5.FAMILY,
+        clip_t5.FAMILY,
         bert.FAMILY,
         roberta.FAMILY,
         bart_encoder.FAMILY,
@@ -40,7 +52,11 @@ def names() -> tuple[str, ...]:
 
 
 def find(
-    name: str, *, dtype: DType = DType.FP32, attention: Attention = Attention.EAGER
+    name: str,
+    *,
+    dtype: DType = DType.FP32,
+    attention: Attention = Attention.EAGER,
+    quantize: Quantization | None = None,
 ) -> Backbone:
     """The backbone called `name`, or that of the configuration in the folder, file or repository.
 
@@ -55,12 +71,14 @@ def find(
                 config=dict(family.published[name]),
                 dtype=dtype,
                 attention=attention,
+                quantize=quantize,
             )
     path = _config_file(name)
     if path is None:
         raise UsageError(f"backbone: no backbone or folder {name!r}; {hint(name, names())}")
     given = Path(name).resolve()
-    return _from_file(path, given.stem if given.is_file() else given.name, dtype, attention)
+    found = _from_file(path, given.stem if given.is_file() else given.name, dtype, attention)
+    return found.model_copy(update={"quantize": quantize})
 
 
 def ports_of(model: nn.Module) -> Ports:
@@ -69,29 +87,39 @@ def ports_of(model: nn.Module) -> Ports:
     Raises:
         ValueError: no family of ours knows the model's class.
     """
-    classes = {kind.__name__ for kind in type(model).__mro__}
-    for family in FAMILIES.values():
-        if classes.intersection(family.architectures):
-            return family.ports(model)
-    known = ", ".join(name for family in FAMILIES.values() for name in family.architectures)
-    raise ValueError(f"no ports for {type(model).__name__}; known models are: {known}")
+    known = {name: family for family in FAMILIES.values() for name in family.architectures}
+    for kind in type(model).__mro__:  # the class itself first: a family may build on another's
+        if kind.__name__ in known:
+            return known[kind.__name__].ports(model)
+    raise ValueError(f"no ports for {type(model).__name__}; known models are: {', '.join(known)}")
 
 
 def fitted(backbone: Backbone, workload: Workload) -> Workload:
     """`workload` as it is for `backbone`: one question gets one case, however it was asked.
 
-    Where an example has no target beside its source, the target's length is None.
+    Where an example has no target beside its source, the target's length is None; a backbone
+    that sees no image has an example of 1, as if it were not said.
 
     Raises:
-        UsageError: sequences longer than the backbone has positions.
+        UsageError: sequences longer than the backbone has positions, more images than it takes, or
+            a classifier that is to generate.
     """
     family = FAMILIES[backbone.family]
+    generates = workload.mode is Mode.GENERATE
+    if generates and not family.dims(backbone.config).language_head:
+        raise UsageError(f"mode: {backbone.name} is a classifier and generates nothing")
     longest = family.longest(backbone.config)
     for name in ("source_length_tokens", "target_length_tokens"):
         length = getattr(workload, name)
         if longest is not None and length is not None and length > longest:
             raise UsageError(f"{name}: {backbone.name} takes at most {longest} (got {length})")
-    default = Workload.model_fields["target_length_tokens"].default if family.targets else None
+    most = family.most_images(backbone.config)
+    if most and workload.images > most:
+        raise UsageError(f"images: {backbone.name} takes at most {most} (got {workload.images})")
+    if not most:
+        workload = workload.model_copy(update={"images": 1})
+    has_target = family.targets or generates
+    default = Workload.model_fields["target_length_tokens"].default if has_target else None
     if (workload.target_length_tokens is None) == (default is None):
         return workload
     return workload.model_copy(update={"target_length_tokens": default})
@@ -124,7 +152,7 @@ def _from_file(path: Path, name: str, dtype: DType, attention: Attention) -> Bac
         model_type = config["model_type"]
     except OSError as error:
         raise UsageError(f"backbone: cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(
             f"backbone: {path} is not a transformers config with a model_type"
         ) from None

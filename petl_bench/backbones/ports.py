@@ -5,9 +5,9 @@ V vocabulary, H heads, K head size, F feed-forward size.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -74,6 +74,9 @@ class Dims:
     split_heads: bool = False  # a head is D / H wide by definition, also in a thin layer
     loose: Loose | None = None  # of a backbone without stacks
     rotary: bool = False  # positions turn pairs of a head's units, so K is even
+    # Of ExtraInput's embedding: new with the task, trained by every method beside its own.
+    extra_input_parameters: int = 0
+    extra_input_norms: int = 0  # of width D, among them
 
     @property
     def inner_size(self) -> int:
@@ -131,6 +134,23 @@ class Dims:
             + self.num_sublayers * self.hidden_size
             + self.language_head * self.vocabulary_size
         )
+
+    def above(self, lower: int) -> "Dims":
+        """What is left without the lowest `lower` layers and what goes with them: `Ports.above`.
+
+        A stack's position table goes with its first layer, its final norm with its last one.
+        """
+        stacks = {}
+        for name, stack in self.stacks.items():
+            gone = min(lower, stack.layers)
+            lower -= gone
+            stacks[name] = replace(
+                stack,
+                layers=stack.layers - gone,
+                relative_position_buckets=0 if gone else stack.relative_position_buckets,
+                final_norm=stack.final_norm and gone < stack.layers,
+            )
+        return replace(self, stacks=stacks)
 
     def layer_parameters(self, stack: str, reduction: int = 1) -> int:
         """Parameters of one layer of `stack`, position tables apart, its widths / `reduction`."""
@@ -238,6 +258,10 @@ class ThinStack(nn.Module):
         """Begin a forward pass; a decoder's layers attend to `encoder_states_BTd`."""
         raise NotImplementedError
 
+    def takes_extra(self, tokens: int) -> None:
+        """In this pass the state ends in so many tokens of an ExtraInput; called after `start`."""
+        raise NotImplementedError
+
     def layer(
         self, index: int, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> torch.Tensor:
@@ -271,6 +295,25 @@ class ThinStack(nn.Module):
         return run(block, self.recomputed, *args, **kwargs)
 
 
+Sight = Literal["whole", "detached", "none"]
+"""How a backbone's layers see an extra input: so that it learns through them, without, not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraInput:
+    """Tokens of another kind, such as an image's, that a stack sees after its text."""
+
+    stack: str
+    # Called once a forward pass, before the stack's own; returns [B, X, D] (X extra tokens).
+    # New with the task, so it trains with every method.
+    embedding: nn.Module
+    norms: tuple[nn.Module, ...]  # of the embedding
+    # Given the stack's module: what its layers see from the next pass on. With "none" the
+    # embedding is called all the same, for a side network that sees what the backbone does not.
+    show: Callable[[nn.Module, Sight], None]
+    frozen: nn.Module | None = None  # what makes features of raw input; no method trains it
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ports:
     """Everything of a built backbone that methods may touch."""
@@ -284,6 +327,7 @@ class Ports:
     task_head: nn.Module | None = None  # new with the task, trained by every method
     loose: Mapping[str, list[nn.Module]] = field(default_factory=dict)  # without sublayers: by role
     peft_task: str  # peft's TaskType of this kind of model
+    extra_input: ExtraInput | None = None
 
     @property
     def like(self) -> torch.Tensor:
@@ -306,6 +350,31 @@ class Ports:
             for role, linear in sublayer.projections.items():
                 roles.setdefault(role, []).append(linear)
         return roles
+
+    def below(self, lower: int) -> list[nn.Module]:
+        """The lowest `lower` layers, and the final norm of each stack that has no other.
+
+        Layers are counted through the stacks in the order they run, so that in T5-base 6 is the
+        encoder's lower half, and 18 all but the decoder's upper half.
+        """
+        modules: list[nn.Module] = []
+        for stack in self.stacks:
+            found = stack.layers[:lower]
+            lower -= len(found)
+            modules += found
+            if len(found) == len(stack.layers) and stack.final_norm is not None:
+                modules.append(stack.final_norm)
+        return modules
+
+    def above(self, lower: int) -> "Ports":
+        """The same ports, blind to all that is `below`."""
+        gone = {inside for module in self.below(lower) for inside in module.modules()}
+        return replace(
+            self,
+            sublayers=tuple(each for each in self.sublayers if each.norm not in gone),
+            norms=tuple(norm for norm in self.norms if norm not in gone),
+            position_tables=tuple(table for table in self.position_tables if table not in gone),
+        )
 
 
 def run(block: nn.Module, recomputed: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001

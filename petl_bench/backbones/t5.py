@@ -131,12 +131,16 @@ def _build(backbone: Backbone) -> nn.Module:
 
     config = T5Config(**backbone.config, decoder_start_token_id=0, use_cache=False)
     model = from_config(AutoModelForSeq2SeqLM.from_config, config, backbone)
-    if backbone.dtype is DType.FP16:
-        # transformers loads T5 so: wo overflows in half precision (_keep_in_fp32_modules).
+    keep_in_fp32(model, backbone.dtype)
+    return model
+
+
+def keep_in_fp32(model: nn.Module, dtype: DType) -> None:
+    """Undo fp16 where it overflows, as transformers loads T5 (_keep_in_fp32_modules)."""
+    if dtype is DType.FP16:
         for name, module in model.named_modules():
             if name.endswith(".wo"):
                 module.to(torch.float32)
-    return model
 
 
 def _ports(model: nn.Module) -> Ports:
@@ -244,8 +248,8 @@ class ThinT5Stack(ThinStack):
         self._forget()
 
     def _forget(self) -> None:
-        self._encoder_states_BSd: torch.Tensor | None = None
-        self._position_bias: torch.Tensor | None = None
+        self.encoder_states_BSd: torch.Tensor | None = None
+        self.position_bias: torch.Tensor | None = None  # of the first kept block, for all
         self._cross_position_bias: torch.Tensor | None = None
 
     @property
@@ -266,24 +270,31 @@ class ThinT5Stack(ThinStack):
         block: Any = self.block[str(index)]
         return tuple(_sublayer("side", index, layer) for layer in block.layer)
 
+    def masks(
+        self, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Mask, Mask]:
+        """Of self- and cross-attention, for a block on `state_BTd`: the backbone block's."""
+        del state_BTd
+        return _masks(args, kwargs)
+
     def start(self, encoder_states_BTd: torch.Tensor | None) -> None:
         """Begin a pass; a decoder's blocks attend to [B, S, d]."""
         self._forget()
-        self._encoder_states_BSd = encoder_states_BTd
+        self.encoder_states_BSd = encoder_states_BTd
 
     def layer(
         self, index: int, state_BTd: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> torch.Tensor:
         """[B, T, d] -> [B, T, d] by the block beside backbone block `index`."""
-        mask, encoder_mask = _masks(args, kwargs)
+        mask, encoder_mask = self.masks(state_BTd, args, kwargs)
         block: Any = self.block[str(index)]
         cache = reserved(kwargs.get("past_key_values"), block.layer[0].SelfAttention.layer_idx)
-        state_BTd, self._position_bias, self._cross_position_bias = self.run(
+        state_BTd, self.position_bias, self._cross_position_bias = self.run(
             block,
             state_BTd,
             mask,
-            self._position_bias,
-            self._encoder_states_BSd,
+            self.position_bias,
+            self.encoder_states_BSd,
             encoder_mask,
             self._cross_position_bias,
             past_key_values=cache,

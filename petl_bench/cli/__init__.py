@@ -1,8 +1,8 @@
 """The command line: parse, call, print, exit code.
 
-Exit codes: 0 done; 1 some case did not end well, or a defect of ours; 2 a request that cannot be
-carried out as written; 130 stopped by the user. Verbs import what they need when they run, so
-that --help answers at once.
+Exit codes: 0 done; 1 some case did not end well or grew, or a defect of ours; 2 a request that
+cannot be carried out as written; 130 stopped by the user. Verbs import what they need when they
+run, so that --help answers at once.
 """
 
 import os
@@ -10,7 +10,17 @@ import sys
 
 import typer
 
-from petl_bench.cli import explain, inspect, present, run, verify
+from petl_bench.cli import (
+    baseline,
+    compare,
+    explain,
+    fit,
+    inspect,
+    present,
+    reproduce,
+    run,
+    verify,
+)
 from petl_bench.errors import UsageError
 
 app = typer.Typer(
@@ -25,8 +35,12 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("show")(present.show)
 app.command("report")(present.report)
+app.command("fit")(fit.fit)
 app.command("explain")(explain.explain)
+app.command("compare")(compare.compare)
+app.add_typer(baseline.app, name="baseline")
 app.command("verify")(verify.verify)
+app.command("reproduce")(reproduce.reproduce)
 app.command("methods")(inspect.methods)
 app.command("backbones")(inspect.backbones)
 

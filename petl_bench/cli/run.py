@@ -33,12 +33,21 @@ SuiteFile = Annotated[
 def run(  # noqa: PLR0917 - one parameter an option
     methods: Methods = None,
     backbone: options.BackboneName = None,
+    workload: options.WorkloadName = None,
     batch_size: options.BatchSize = None,
     source_length: options.SourceLength = None,
     target_length: options.TargetLength = None,
     dtype: options.WeightDType = None,
     optimizer: options.OptimizerName = None,
     attention: options.AttentionName = None,
+    quantize: options.Quantize = None,
+    mode: options.ModeName = None,
+    beams: options.Beams = None,
+    autocast: options.Autocast = None,
+    checkpointing: options.Checkpointing = None,
+    accumulation_steps: options.AccumulationSteps = None,
+    clip_grad_norm: options.ClipGradNorm = None,
+    zero_grad: options.ZeroGradHabit = None,
     profiler: Annotated[
         str,
         typer.Option(help="cuda measures, simulated predicts; auto measures where there is CUDA."),
@@ -78,10 +87,19 @@ def run(  # noqa: PLR0917 - one parameter an option
             name=backbone,
             dtype=dtype,
             attention=attention,
+            quantize=quantize,
             batch_size=batch_size,
             source_length=source_length,
             target_length=target_length,
             optimizer=optimizer,
+            workload=workload,
+            mode=mode,
+            beams=beams,
+            autocast=autocast,
+            checkpointing=checkpointing,
+            accumulation_steps=accumulation_steps,
+            clip_grad_norm=clip_grad_norm,
+            zero_grad=zero_grad,
         ),
     )
     plan = grid.plan()
@@ -96,6 +114,8 @@ def run(  # noqa: PLR0917 - one parameter an option
 
         print_tables(records, phases=phases)
     _write_outputs(records, folder)
+    if grid.takes_the_largest:
+        _tell_the_largest(records, folder, printed=not as_json)
     if any(record.status == "error" for record in records):
         raise typer.Exit(1)
 
@@ -161,3 +181,16 @@ def _write_outputs(records: "list[Record]", folder: Path) -> None:
     except OSError as error:
         raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
     print(f"report: {folder / 'report.html'}", file=sys.stderr)
+
+
+def _tell_the_largest(records: "list[Record]", folder: Path, *, printed: bool) -> None:
+    """What one run over all the workloads needs: on the terminal, and after the other tables."""
+    from rich.console import Console
+
+    from petl_bench.tables import across_workloads, to_markdown, to_rich
+
+    for table in across_workloads(records):
+        with (folder / "table.md").open("a", encoding="utf-8") as file:
+            file.write("\n" + to_markdown(table) + "\n")
+        if printed:
+            Console(width=None if sys.stdout.isatty() else 200).print(to_rich(table))

@@ -1,9 +1,7 @@
 """petl-bench verify: the same cases measured and simulated, side by side."""
 
-import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -164,6 +162,7 @@ def _simulate(measured: "Sequence[Record]", chosen: "Mapping[str, Card]") -> "li
     """A simulation of each measured case, always anew: what verifies must not be stale."""
     from tempfile import TemporaryDirectory
 
+    from petl_bench.environment import allocator_options
     from petl_bench.record import Origin
     from petl_bench.runner import Runner
     from petl_bench.store import Store
@@ -178,25 +177,10 @@ def _simulate(measured: "Sequence[Record]", chosen: "Mapping[str, Card]") -> "li
     with TemporaryDirectory() as folder:
         store = Store(Path(folder))
         for (card, options), plan in plans.items():
-            with _allocator_options(options):
+            with allocator_options(options):
                 runner = Runner(origin=Origin.SIMULATED, card=card)
                 simulated += run_plan(runner, list(plan.values()), store)
     return simulated
-
-
-@contextmanager
-def _allocator_options(options: str) -> Iterator[None]:
-    """The allocator's options in the environment, where workers read them, and nothing else."""
-    from petl_bench.environment import ALLOCATOR_VARIABLES
-
-    before = {name: os.environ.pop(name) for name in ALLOCATOR_VARIABLES if name in os.environ}
-    if options:
-        os.environ[ALLOCATOR_VARIABLES[0]] = options
-    try:
-        yield
-    finally:
-        os.environ.pop(ALLOCATOR_VARIABLES[0], None)
-        os.environ.update(before)
 
 
 def _make(out: Path) -> None:
@@ -225,24 +209,17 @@ def _write(verification: "Verification", simulated: "Sequence[Record]", out: Pat
     import shlex
 
     from petl_bench.errors import UsageError
+    from petl_bench.store import without_timeline
     from petl_bench.verify.tables import to_report
 
     page = to_report(verification, shlex.join(["petl-bench", *sys.argv[1:]]))
-    lines = "".join(_without_timeline(record).model_dump_json() + "\n" for record in simulated)
+    lines = "".join(without_timeline(record).model_dump_json() + "\n" for record in simulated)
     try:
         (out / "simulated.jsonl").write_text(lines, encoding="utf-8")
         (out / "verify.md").write_text(page, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
     print(f"report: {out / 'verify.md'}", file=sys.stderr)
-
-
-def _without_timeline(record: "Record") -> "Record":
-    """`record` without what nobody reads here and takes nine tenths of its line."""
-    if record.measurement is None:
-        return record
-    measurement = record.measurement.model_copy(update={"timeline": ()})
-    return record.model_copy(update={"measurement": measurement})
 
 
 def _judge(verification: "Verification", fail_on: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Measured: what a training step takes on the CUDA device of this process.
+"""Measured: what a step takes on the CUDA device of this process.
 
 The process must be fresh, so that no other case's cache, workspaces or fragments are in the
 count. Two passes run the same step: one reads the allocator's counters at each phase border, one
@@ -15,14 +15,13 @@ from typing import Any
 
 import pynvml
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from petl_bench.assembly import Trainee, assemble, make_batch
 from petl_bench.case import Case
 from petl_bench.errors import OutOfMemoryError
 from petl_bench.record import Measurement, Phase, PhaseMemory
-from petl_bench.training import make_optimizer, training_step
+from petl_bench.steps import Step
 
 
 class CudaProfiler:
@@ -43,7 +42,9 @@ class CudaProfiler:
         begin = time.perf_counter()
         yield
         torch.cuda.synchronize()
-        self.steps[-1][phase] = _phase_memory(time.perf_counter() - begin)
+        memory = _phase_memory(time.perf_counter() - begin)
+        before = self.steps[-1].get(phase)
+        self.steps[-1][phase] = before.then(memory) if before else memory
 
 
 class NoProfiler:
@@ -78,23 +79,23 @@ def _measure(case: Case) -> Measurement:
     torch.cuda.synchronize()  # makes the context, which is nobody's tensor
     context_bytes = device_used_bytes(device)
     trainee, load = _load(case, device)
-    model, batch = trainee.model, make_batch(case, device)
-    optimizer = make_optimizer(model, case.workload.optimizer)
+    batch = make_batch(case, device)
+    step = Step(trainee.model, case.workload)
 
     profiler = CudaProfiler()
     for _ in range(case.workload.warmup_steps + case.workload.measured_steps):
         profiler.next_step()
-        training_step(model, batch, optimizer, case.workload, profiler)
+        step.run(batch, profiler)
     used_bytes = device_used_bytes(device)
 
-    times_s = _time_steps(model, batch, optimizer, case)
+    times_s = _time_steps(step, batch)
     return Measurement(
         total_parameters=trainee.total_parameters,
         backbone_parameters=trainee.backbone_parameters,
         trainable_parameters=trainee.trainable_parameters,
         load=load,
         steps=tuple(profiler.steps[case.workload.warmup_steps :]),
-        flops_per_step=_count_flops(model, batch, optimizer, case),
+        flops_per_step=_count_flops(step, batch),
         step_times_s=times_s,
         device_used_bytes=used_bytes,
         context_bytes=context_bytes,
@@ -135,16 +136,11 @@ def _phase_memory(elapsed_s: float) -> PhaseMemory:
     )
 
 
-def _time_steps(
-    model: nn.Module,
-    batch: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    case: Case,
-) -> tuple[float, ...]:
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(case.workload.timed_steps + 1)]
+def _time_steps(step: Step, batch: dict[str, torch.Tensor]) -> tuple[float, ...]:
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(step.workload.timed_steps + 1)]
     events[0].record()
     for event in events[1:]:
-        training_step(model, batch, optimizer, case.workload, NoProfiler())
+        step.run(batch, NoProfiler())
         event.record()
     torch.cuda.synchronize()
     return tuple(
@@ -153,19 +149,14 @@ def _time_steps(
     )
 
 
-def _count_flops(
-    model: nn.Module,
-    batch: dict[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
-    case: Case,
-) -> int | None:
+def _count_flops(step: Step, batch: dict[str, torch.Tensor]) -> int | None:
     """FLOPs of one step; None where only the counting does not fit.
 
     Under the counter, a dispatch mode, autograd sums gradients out of place and needs more memory.
     """
     try:
         with FlopCounterMode(display=False) as counter:
-            training_step(model, batch, optimizer, case.workload, NoProfiler())
+            step.run(batch, NoProfiler())
     except torch.OutOfMemoryError:
         return None
     flops: int = counter.get_total_flops()

@@ -7,7 +7,16 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from petl_bench.case import Attention, Backbone, Case, DType, MethodChoice, Optimizer, Workload
+from petl_bench.case import (
+    Attention,
+    Backbone,
+    Case,
+    DType,
+    MethodChoice,
+    Mode,
+    Optimizer,
+    Workload,
+)
 
 CONFIG = {"d_model": 32, "dropout_rate": 0.1, "tie_word_embeddings": True, "scale": None}
 METHOD_CONFIG = {"r": 8, "targets": ["q", "v"], "dropout": 0.1}
@@ -28,24 +37,33 @@ OTHER_BACKBONE = {
     "config": CONFIG | {"d_model": 33},
     "dtype": DType.BF16,
     "attention": Attention.SDPA,
+    "quantize": "nf4",
 }
 OTHER_METHOD = {"name": "other", "config": METHOD_CONFIG | {"r": 9}}
 OTHER_WORKLOAD = {
     "batch_size": 7,
     "source_length_tokens": 7,
     "target_length_tokens": 7,
+    "mode": Mode.INFERENCE,
+    "autocast": "bf16",
+    "checkpointing": True,
+    "accumulation_steps": 5,
+    "beams": 7,
     "optimizer": Optimizer.SGD,
     "clip_grad_norm": None,
     "seed": 7,
     "warmup_steps": 7,
     "measured_steps": 7,
     "timed_steps": 7,
+    "images": 2,
+    "ddp_buckets": True,
+    "zero_grad": "free",
 }
 
 
 def test_the_canonical_form_has_not_changed():
     # A change here orphans every stored record: raise PROTOCOL_VERSION and say so in CHANGELOG.
-    assert make_case().case_id == "cfe7440da8a8cbdb"
+    assert make_case().case_id == "a7031dd5c49a84b1"
 
 
 def test_the_id_is_the_same_whatever_the_order_of_fields():
@@ -97,8 +115,28 @@ def test_the_id_is_the_same_in_another_process():
 def test_another_value_of_any_field_gives_another_id(part, others, model):
     assert set(others) == set(model.model_fields), "a field has no other value above"
     ids = [make_case().case_id]
-    ids += [make_case(**{part: {field: value}}).case_id for field, value in others.items()]
+    needed = {"beams": {"mode": Mode.GENERATE}}  # by fields that mean nothing without it
+    ids += [
+        make_case(**{part: needed.get(field, {}) | {field: value}}).case_id
+        for field, value in others.items()
+    ]
     assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("mode", [Mode.INFERENCE, Mode.GENERATE])
+def test_where_nothing_trains_a_field_of_training_is_none_and_may_not_be_given(mode):
+    workload = Workload(mode=mode)
+    assert (workload.optimizer, workload.clip_grad_norm) == (None, None)
+    assert Workload.model_validate_json(workload.model_dump_json()) == workload
+    with pytest.raises(ValidationError, match="optimizer: mode"):
+        Workload(mode=mode, optimizer="adamw")
+
+
+def test_training_needs_an_optimizer_and_has_no_beams():
+    with pytest.raises(ValidationError, match="optimizer"):
+        Workload(optimizer=None)
+    with pytest.raises(ValidationError, match="beams"):
+        Workload(beams=2)
 
 
 def test_a_flag_and_a_number_in_a_config_are_told_apart():

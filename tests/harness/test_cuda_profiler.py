@@ -48,11 +48,12 @@ class FakeCuda:
         monkeypatch.setattr(cuda, "_device", lambda: torch.device("cpu"))
         monkeypatch.setattr(cuda, "device_used_bytes", self._used)
 
-        real = {name: getattr(cuda, name) for name in ("training_step", "assemble", "make_batch")}
+        real = {name: getattr(cuda, name) for name in ("Step", "assemble", "make_batch")}
 
-        def step(model, batch, optimizer, workload, profiler):
-            self.calls.append(f"step with {type(profiler).__name__}")
-            real["training_step"](model, batch, optimizer, workload, _Noting(profiler, self))
+        class Step(real["Step"]):
+            def run(step, batch, profiler):  # noqa: N805 - `self` is the fake
+                self.calls.append(f"step with {type(profiler).__name__}")
+                super().run(batch, _Noting(profiler, self))
 
         def assemble(case, device):
             self.calls.append("assemble")
@@ -63,7 +64,7 @@ class FakeCuda:
             return real["make_batch"](case, device)
 
         for name, fake in (
-            ("training_step", step),
+            ("Step", Step),
             ("assemble", assemble),
             ("make_batch", make_batch),
         ):
@@ -342,14 +343,14 @@ def test_the_worker_makes_a_record_of_what_was_measured(fake, make_case, made_up
 
 @pytest.mark.usefixtures("fake")
 def test_a_step_that_fits_but_for_the_counting_of_its_flops_is_measured(make_case, monkeypatch):
-    step = cuda.training_step
+    run = cuda.Step.run
 
     def refuse_under_a_mode(*args):
         if torch.utils._python_dispatch.is_in_torch_dispatch_mode():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        step(*args)
+        run(*args)
 
-    monkeypatch.setattr(cuda, "training_step", refuse_under_a_mode)
+    monkeypatch.setattr(cuda.Step, "run", refuse_under_a_mode)
     measurement = cuda.measure(make_case())
     assert measurement.flops_per_step is None
     assert len(measurement.step_times_s) == WORKLOAD.timed_steps

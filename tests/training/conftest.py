@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from petl_bench import backbones, method_spec, registry
+from petl_bench import method as method_of
 from petl_bench.backbones import FAMILIES
-from petl_bench.case import Backbone, Workload
+from petl_bench.case import Backbone, Mode, Workload
+from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
 from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.record import Category, Phase
-from petl_bench.training import make_optimizer, training_step
+from petl_bench.steps import Step
 
 TINY = {
     "vocab_size": 96,
@@ -55,6 +57,7 @@ DECODER = {
     "intermediate_size": 64,
 }
 TINY_OTHERS = {
+    "clip-t5": {**TINY, "feature_size": 10, "feature_grid": 3, "pooled_grid": 2},
     "bert": ENCODER,
     "roberta": ENCODER,
     "bart-encoder": BART,
@@ -104,6 +107,7 @@ class Built:
     model: torch.nn.Module
     ports: Any
     config: Any
+    method: Any
 
     @property
     def dims(self):
@@ -111,11 +115,14 @@ class Built:
 
     def batch(self, workload=SMALL_WORKLOAD, device="cpu"):
         family = FAMILIES[self.backbone.family]
+        part = {"batch_size": workload.part_size, "accumulation_steps": 1}
+        workload = workload.model_copy(update=part)
         return family.batch(self.backbone, workload, torch.device(device))
 
 
 def build(spec: str, backbone: Backbone, device: str = "cpu", seed: int = 0) -> Built:
-    ((_, choice),) = method_spec.parse_specs(spec)
+    ((_, asked),) = method_spec.parse_specs(spec)
+    choice = method_spec.fitted(asked, backbone)
     method = registry.get(choice.name)
     config = method_spec.validated_config(method, choice.config)
     family = FAMILIES[backbone.family]
@@ -123,8 +130,8 @@ def build(spec: str, backbone: Backbone, device: str = "cpu", seed: int = 0) -> 
     with torch.device(device):
         plain = family.build(backbone)
         ports = family.ports(plain)
-        model = method.attach(plain, ports, config)
-    return Built(backbone, plain, model, ports, config)
+        model = method_of.attach(method, plain, ports, config)
+    return Built(backbone, plain, model, ports, config, method)
 
 
 class NoProfiler:
@@ -155,20 +162,22 @@ def _spare_what_is_imported() -> None:
 def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **options) -> Ledger:
     """The ledger of `steps` steps, host scalars included so that devices can be compared."""
     ledger = Ledger(frozenset({"meta", "cpu"}), **options)
-    built.model.train()
+    if workload.checkpointing:
+        built.method.checkpoint(built.model)
+    built.model.train(workload.mode is Mode.TRAINING)
     profiler = LedgerProfiler(ledger)
     gc.collect()
     _spare_what_is_imported()
     gc.disable()
     try:
         with foreach_by_default(device):
-            optimizer = make_optimizer(built.model, workload.optimizer)
+            step = Step(built.model, workload)
             batch = built.batch(workload, device)
             ledger.adopt(built.model.parameters(), Category.PARAMETER)
             ledger.adopt(batch.values(), Category.INPUT)
-            with CudaKernels(), modes_in_recomputation(), ledger:
+            with autocast_on_meta(), CudaKernels(), modes_in_recomputation(), ledger:
                 for profiler.step in range(steps):
-                    training_step(built.model, batch, optimizer, workload, profiler)
+                    step.run(batch, profiler)
     finally:
         gc.enable()
     return ledger

@@ -58,9 +58,10 @@ def test_an_attention_block(peaks_of):
     Forward leaves q 96, k 96, v 96, softmax 72, its dropout 72 with a mask of 18, the attended
     values 96 and the loss 4: 546 and 4. Highest one moment before, with o's result 96 there, too.
     Backward adds the gradient of the loss 4 and of o's weight 64, then that of the attended
-    values 96, which go themselves; it is highest when the gradients of v 96 and of the dropout's
-    result 72 have been made of it. What follows is smaller: softmax's backward holds 72 three
-    times, but v, the dropout and their gradients have gone by then.
+    values 96. It is highest then: o's result has for a gradient one number expanded, which cuBLAS
+    does not read, so the product has a copy of it, 96. What follows is smaller: the attended values
+    go, and the gradients of v 96 and of the dropout's result 72 come; softmax's backward holds 72
+    three times, but v, the dropout and their gradients have gone by then.
     SGD keeps nothing and borrows nothing: four gradients of 64.
     """
     q, k, v, o = (nn.Linear(4, 4, bias=False, device="meta") for _ in range(4))
@@ -77,7 +78,7 @@ def test_an_attention_block(peaks_of):
     with foreach_by_default(), CudaKernels(), ledger:
         run_step(ledger, 0, forward, torch.optim.SGD(weights))
     left_by_forward = 96 + 96 + 96 + 72 + 72 + 18 + 96 + 4
-    at_backwards_peak = left_by_forward + 4 + 64 + 96 - 96 + 96 + 72
+    at_backwards_peak = left_by_forward + 4 + 64 + 96 + 96
     assert peaks_of(ledger, step=0) == {
         Phase.FORWARD: 352 + left_by_forward + 96,
         Phase.BACKWARD: 352 + at_backwards_peak,

@@ -2,7 +2,7 @@
 
 profiler    runs the step on tensors without data, under a ledger
 ledger      storages allocated and freed, in order, with FLOPs
-cuda_semantics  where CUDA's kernels allocate otherwise; attention_kernels likewise
+cuda_semantics  where CUDA runs other operators; kernels/, what its kernels allocate
 era         how PyTorch kept its tensors in a paper's day
 windows     the ledger's stream in the order in which it is replayed
 allocator   PyTorch's caching allocator, and allocator_settings its options

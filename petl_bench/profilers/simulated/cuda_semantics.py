@@ -1,15 +1,10 @@
-"""Where CUDA's kernels keep or make other tensors than meta's or the CPU's.
+"""Where CUDA runs other operators than meta or the CPU, and what watching operators changes.
 
-Each rule names its source. Three kinds: functions that CUDA runs as another operator
-(`CudaKernels`), scratch that a CUDA kernel allocates beside its outputs (`SCRATCH`), and what a
-dispatch mode itself changes (`adds_in_place`).
-
-Attention has a file of its own, attention_kernels.py. Not modelled: torch.nn.functional.rms_norm,
-which meta decomposes (transformers write theirs out), convolutions' workspaces, and the temporary
-storage of cub's sorts.
+Two kinds of rule, each with its source: functions that CUDA runs as another operator
+(`CudaKernels`), and what a dispatch mode itself changes (`in_place`). What CUDA's kernels allocate
+once an operator is chosen is in kernels/.
 """
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, partial
@@ -24,89 +19,46 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _foreach_utils
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from petl_bench.profilers.simulated import attention_kernels
-from petl_bench.profilers.simulated.attention_kernels import attention
+from petl_bench.cards import CARDS, DEFAULT_CARD, Card
+from petl_bench.profilers.simulated import autocast
+from petl_bench.profilers.simulated.kernels.attention import attention
+from petl_bench.profilers.simulated.kernels.norms import rms_norm
 
 aten = torch.ops.aten
 
-GEMMS = frozenset({aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default})
-"""Operators that run on cuBLAS and so need its workspace."""
-
-# --- scratch ---------------------------------------------------------------------------------
-
-
-def _softmax_backward(args: Sequence[Any]) -> Iterator[int]:
-    """`tmp = grad * output`. aten/src/ATen/native/cuda/SoftMax.cu, softmax_backward_cuda_out."""
-    yield args[0].nbytes
-
-
-def _embedding_backward(args: Sequence[Any]) -> Iterator[int]:
-    """Sort buffers and one fp32 row a partial segment, beyond 3,072 indices.
-
-    aten/src/ATen/native/cuda/Embedding.cu, embedding_dense_backward_cuda, and
-    EmbeddingBackwardKernel.cu, embedding_backward_cuda_kernel (NROWS_PER_THREAD = 10). The
-    temporary storage of cub's radix sort, of the order of one index array, is left out.
-    """
-    grad, indices, num_weights = args[:3]
-    n = indices.numel()
-    if n <= 3072:  # noqa: PLR2004 - small inputs take a kernel that needs no scratch
-        return
-    index_bytes = n * indices.element_size()
-    yield from (index_bytes, index_bytes, index_bytes)  # range, sorted_indices, orig_indices
-    segments = min(n, num_weights)
-    partial_segments = n // 10 + segments
-    yield from (segments * indices.element_size(),) * 3  # offsets, partials, their offsets
-    yield partial_segments * indices.element_size()
-    yield partial_segments * grad.shape[-1] * 4
-
-
-def _index_put(args: Sequence[Any]) -> Iterator[int]:
-    """Accumulating by index sorts: linear index, its sorted copy, range and order, int64 each.
-
-    aten/src/ATen/native/cuda/Indexing.cu, index_put_with_sort_kernel. cub's own storage, of the
-    order of one of them, is left out.
-    """
-    indices, accumulate = args[1], args[3] if len(args) > 3 else False  # noqa: PLR2004
-    if accumulate:
-        shapes = (index.shape for index in indices if index is not None)
-        count = math.prod(torch.broadcast_shapes(*shapes))
-        yield from (count * 8,) * 4
-
-
-def _isinf(args: Sequence[Any]) -> Iterator[int]:
-    """`self.abs() == inf`. aten/src/ATen/native/TensorCompare.cpp, isinf."""
-    yield args[0].nbytes
-
-
-SCRATCH: dict[Any, Callable[[Sequence[Any]], Iterator[int]]] = {
-    aten._softmax_backward_data.default: _softmax_backward,
-    aten.embedding_dense_backward.default: _embedding_backward,
-    aten.index_put.default: _index_put,
-    aten.index_put_.default: _index_put,
-    aten._unsafe_index_put.default: _index_put,
-    aten._index_put_impl_.default: _index_put,
-    aten.isinf.default: _isinf,
-    **attention_kernels.SCRATCH,
-}
-"""Bytes that an operator's CUDA kernel allocates beside its outputs, in order; freed on return."""
-
+GEMMS = frozenset(
+    {
+        aten.mm.default,
+        aten.addmm.default,
+        aten._addmm_activation.default,
+        aten.bmm.default,
+        aten.baddbmm.default,
+        aten.mv.default,
+        aten.addmv.default,
+        aten.dot.default,
+    }
+)
+"""Operators that run on cuBLAS, or on cuBLASLt in the same workspace, and so need it."""
 
 # --- functions that CUDA runs as another operator ----------------------------------------------
 
 
 class CudaKernels(TorchFunctionMode):
-    """Sends dropout and attention to the operators that they are on a card; and `others`."""
+    """Sends functions to the operators that they are on `card`; and `others`."""
 
     def __init__(
         self,
-        compute_capability: tuple[int, int] = (8, 0),
+        card: Card = CARDS[DEFAULT_CARD],
         others: Mapping[Any, Callable[..., Any]] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self._replaced: dict[Any, Callable[..., Any]] = {
             F.dropout: fused_dropout,
             F.softmax: _softmax,
-            F.scaled_dot_product_attention: partial(attention, compute_capability),
+            F.log_softmax: _log_softmax,
+            F.linear: partial(autocast.as_one, _linear),
+            F.rms_norm: partial(autocast.as_one_in_fp32, rms_norm),
+            F.scaled_dot_product_attention: partial(autocast.as_one, partial(attention, card)),
             **others,
         }
 
@@ -148,9 +100,39 @@ def _softmax(
 
     aten/src/ATen/native/SoftMax.cpp, softmax.
     """
-    if dim is not None and input.dtype is torch.float16 and dtype is torch.float32:
+    if dim is not None and _is_widened(input, dtype):
         return torch._softmax(input, dim, half_to_float=True)
     return F.softmax(input, dim, _stacklevel, dtype)
+
+
+def _log_softmax(
+    input: torch.Tensor,  # noqa: A002 - the library's own name
+    dim: int | None = None,
+    _stacklevel: int = 3,
+    dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """As `_softmax`. aten/src/ATen/native/SoftMax.cpp, log_softmax."""
+    if dim is not None and _is_widened(input, dtype):
+        return torch._log_softmax(input, dim, half_to_float=True)
+    return F.log_softmax(input, dim, _stacklevel, dtype)
+
+
+def _is_widened(source: torch.Tensor, dtype: torch.dtype | None) -> bool:
+    return source.dtype is torch.float16 and dtype is torch.float32
+
+
+def _linear(
+    input: torch.Tensor,  # noqa: A002 - the library's own name
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """A bias that cannot be part of the product is added in place, but not under a dispatch mode.
+
+    aten/src/ATen/native/Linear.cpp, linear (isTensorSubclassLike).
+    """
+    if bias is None or input.dim() == 2 or input.is_contiguous():  # noqa: PLR2004
+        return F.linear(input, weight, bias)
+    return torch.matmul(input, weight.t()).add_(bias)
 
 
 @contextmanager
@@ -171,20 +153,39 @@ def foreach_by_default(device: str = "meta") -> Iterator[None]:
 # --- what a dispatch mode itself changes --------------------------------------------------------
 
 
-def adds_in_place(args: Sequence[Any]) -> bool:
-    """Whether autograd, summing gradients, would reuse the first one's memory.
+IN_PLACE = {
+    aten.add.Tensor: (aten.add_.Tensor, 0),
+    aten.index_put.default: (aten.index_put_.default, 1),  # held by _unsafe_index_put, too
+    aten.index_add.default: (aten.index_add_.default, 0),
+    aten.scatter_add.default: (aten.scatter_add_.default, 0),
+    aten.scatter.src: (aten.scatter_.src, 0),
+}
+"""What backward formulas do in place, but out of place for subclasses and under dispatch modes;
+and how many more than autograd hold the tensor.
 
-    It does when it holds the last reference to a dense tensor and its storage
-    (torch/csrc/autograd/input_buffer.cpp, can_accumulate_inplace), but never under a dispatch
-    mode. Reference counts seen from inside the mode are compared with those of a gradient that
-    is known to be the last of its kind.
+torch/csrc/autograd/input_buffer.cpp, can_accumulate_inplace, sums gradients;
+FunctionsManual.cpp beside it fills zeros (areAnyTensorSubclassLike).
+"""
+
+
+def in_place(func: Any, args: Sequence[Any]) -> Any:
+    """The operator that autograd would call if nobody watched.
+
+    It reuses a dense tensor's memory when it holds the last reference to it and its storage.
+    Reference counts seen from inside the mode are compared with those of a gradient that is known
+    to be the last of its kind.
     """
-    old, new = args[0], args[1]
-    if not (isinstance(new, torch.Tensor) and new.shape == old.shape and new.dtype == old.dtype):
-        return False
-    if torch.is_grad_enabled() or not _is_dense(old):
-        return False
-    return _uses(old) == last_reference()
+    if func not in IN_PLACE or torch.is_grad_enabled() or not _is_dense(args[0]):
+        return func
+    if func is aten.add.Tensor and not _is_alike(args[0], args[1]):
+        return func
+    instead, holders = IN_PLACE[func]
+    references, storages = last_reference()
+    return instead if _uses(args[0]) == (references + holders, storages) else func
+
+
+def _is_alike(old: torch.Tensor, new: Any) -> bool:
+    return isinstance(new, torch.Tensor) and new.shape == old.shape and new.dtype == old.dtype
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from petl_bench.assembly import Trainee
 from petl_bench.backbones.ports import ThinStack
+from petl_bench.cards import CARDS, DEFAULT_CARD, Card
 from petl_bench.eras import TORCH_1_10
 from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
 
@@ -42,14 +43,14 @@ class Era:
     # cuBLAS's workspace comes from the caching allocator (since torch 1.13).
     allocates_workspaces: bool = True
 
-    def kernels(self, compute_capability: tuple[int, int] = (8, 0)) -> CudaKernels:
-        """Functions sent to the operators that they were on a card."""
+    def kernels(self, card: Card = CARDS[DEFAULT_CARD]) -> CudaKernels:
+        """Functions sent to the operators that they were on `card`."""
         replaced: dict[Any, Callable[..., Any]] = {}
         if self.keeps_softmax_input:
             replaced |= {F.softmax: _softmax, F.cross_entropy: _cross_entropy}
         if not self.fuses_tanh_gelu:
             replaced |= {F.gelu: _gelu}
-        return CudaKernels(compute_capability, replaced)
+        return CudaKernels(card, replaced)
 
     def optimizer_defaults(self) -> AbstractContextManager[None]:
         """A context in which optimizers are built and stepped as they were by default."""
@@ -94,7 +95,7 @@ ERAS = {
 
 def _cached_projections(trainee: Trainee) -> Iterator[nn.Linear]:
     """Key and value projections of every stack that generates, side networks' included."""
-    for stack in trainee.ports.stacks:
+    for stack in trainee.ports.stacks if trainee.ports else ():
         yield from stack.cached
     for module in trainee.model.modules():
         if isinstance(module, ThinStack):

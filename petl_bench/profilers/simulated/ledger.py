@@ -8,7 +8,7 @@ fits in RAM and every run gives the same stream.
 """
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from petl_bench.profilers.simulated import attention_kernels, cuda_semantics
+from petl_bench.cards import CARDS, DEFAULT_CARD, Card
+from petl_bench.profilers.simulated import cuda_semantics
+from petl_bench.profilers.simulated.kernels import RECIPES
+from petl_bench.profilers.simulated.kernels.recipe import Call, Free, Recipe, Sized, tensors
 from petl_bench.record import Category, Phase
 
 aten = torch.ops.aten
@@ -54,6 +57,7 @@ class Ledger(TorchDispatchMode):
         self,
         devices: frozenset[str] = frozenset({"meta"}),
         *,
+        card: Card = CARDS[DEFAULT_CARD],
         cuda: bool = True,
         workspace_bytes: int = 0,
         sums_in_place: bool = True,
@@ -74,7 +78,8 @@ class Ledger(TorchDispatchMode):
         self.on_operator: Callable[[Any, Sequence[Any], Any, int], None] | None = None
         self.locate: Callable[[], int] | None = None  # asked at every allocation
         self._devices = devices
-        self._cuda = cuda
+        self._card = card
+        self._recipes: Mapping[Any, Recipe] = RECIPES if cuda else {}
         self._workspace_bytes = workspace_bytes
         self._sums_in_place = sums_in_place
         self._workspaces: set[bool] = set()  # threads that have one: forward's, backward's
@@ -132,13 +137,16 @@ class Ledger(TorchDispatchMode):
             # A question about a value (`if mask.all()`): nothing here has values. False or zero
             # says that there is padding and that nothing overflowed, as in our own batches.
             return False if args[0].dtype is torch.bool else 0
-        if self._in_backward and func is aten.add.Tensor and self._sums_in_place:
-            # A dispatch mode makes autograd sum gradients out of place; without one it does not.
-            func = aten.add_.Tensor if cuda_semantics.adds_in_place(args) else func
+        if self._in_backward and (self._sums_in_place or func is not aten.add.Tensor):
+            func = cuda_semantics.in_place(func, args)
+        out = func(*args, **kwargs)
+        recipe = self._recipes.get(func)
+        if recipe is None:
+            self._see_all(tensors(out), func.name())
+        else:
+            self._follow(recipe, Call(self._card, args, kwargs, out), func.name())
         if self._workspace_bytes and func in cuda_semantics.GEMMS:
             self._make_workspace()
-        out = func(*args, **kwargs)
-        self._enter(func, args, out)
         counter = flop_registry.get(func.overloadpacket)
         flops = counter(*args, **kwargs, out_val=out) if counter is not None else 0
         self.flops += flops
@@ -146,21 +154,25 @@ class Ledger(TorchDispatchMode):
             self.on_operator(func, args, out, flops)
         return out
 
-    def _enter(self, func: Any, args: tuple[Any, ...], out: Any) -> None:
-        """Everything that the operator allocated: its results, and its kernel's scratch."""
-        operator = func.name()
-        if isinstance(out, torch.Tensor):
-            self._see(out, operator)
-        elif isinstance(out, (tuple, list)):
-            host = attention_kernels.HOST_OUTPUTS.get(func, ())
-            for position, item in enumerate(out):
-                if isinstance(item, torch.Tensor) and position not in host:
-                    self._see(item, operator)
-        scratch = cuda_semantics.SCRATCH.get(func) if self._cuda else None
-        if scratch is not None:
-            self._borrow(scratch(args), operator)
+    def _see_all(self, seen: Iterable[torch.Tensor], operator: str) -> None:
+        for tensor in seen:
+            self._see(tensor, operator)
 
-    def _see(self, tensor: torch.Tensor, operator: str) -> None:
+    def _follow(self, recipe: Recipe, call: Call, operator: str) -> None:
+        """Results and scratch in the order in which CUDA's kernels allocate and free them."""
+        borrowed: list[int] = []
+        for step in recipe(call):
+            if isinstance(step, torch.Tensor):
+                self._see(step, operator)
+            elif isinstance(step, Sized):
+                self._see(step.tensor, operator, step.size_bytes)
+            elif isinstance(step, Free):
+                self.events.append(~borrowed.pop(step.place))
+            elif step:
+                borrowed.append(self._allocate(step, operator, Category.TEMPORARY))
+        self.events.extend(~index for index in reversed(borrowed))
+
+    def _see(self, tensor: torch.Tensor, operator: str, size_bytes: int | None = None) -> None:
         if tensor.device.type not in self._devices:
             return
         storage = tensor.untyped_storage()
@@ -168,7 +180,8 @@ class Ledger(TorchDispatchMode):
         if key in self._live:
             return
         ref = _StorageRef(storage, self._freed)
-        ref.index = self._allocate(storage.nbytes(), operator, Category.TEMPORARY)
+        size = storage.nbytes() if size_bytes is None else size_bytes
+        ref.index = self._allocate(size, operator, Category.TEMPORARY)
         ref.key = key
         self._live[key] = ref
 
@@ -186,11 +199,6 @@ class Ledger(TorchDispatchMode):
         assert isinstance(ref, _StorageRef)
         del self._live[ref.key]
         self.events.append(~ref.index)
-
-    def _borrow(self, sizes: Iterable[int], operator: str) -> None:
-        """Scratch that a CUDA kernel allocates beside its outputs and frees when it returns."""
-        borrowed = [self._allocate(size, operator, Category.TEMPORARY) for size in sizes]
-        self.events.extend(~index for index in reversed(borrowed))
 
     def _make_workspace(self) -> None:
         # One cuBLAS handle a thread: the caller's, and autograd's device thread.

@@ -1,4 +1,4 @@
-"""Peak CUDA memory of a training step, without CUDA and without a weight in RAM."""
+"""Peak CUDA memory of a step, without CUDA and without a weight in RAM."""
 
 import gc
 from collections.abc import Iterator, Mapping
@@ -11,8 +11,9 @@ from petl_bench.assembly import Trainee, assemble, make_batch
 from petl_bench.cards import Card
 from petl_bench.case import Case, Workload
 from petl_bench.environment import allocator_conf
-from petl_bench.profilers.simulated.accounting import Accountant
+from petl_bench.profilers.simulated.accounting import Accountant, Life
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.capacity import refusal
 from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
@@ -20,7 +21,8 @@ from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
 from petl_bench.profilers.simulated.windows import split
 from petl_bench.record import Category, Fit, Measurement, Phase, PhaseMemory, TimelinePoint
-from petl_bench.training import make_optimizer, trainable, training_step
+from petl_bench.steps import Step
+from petl_bench.training import trainable
 
 META = torch.device("meta")
 
@@ -31,7 +33,9 @@ class Witness(Protocol):
     def opens(self, ledger: Ledger) -> None:
         """`ledger` is new and empty."""
 
-    def begins(self, batch: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+    def begins(
+        self, batch: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None
+    ) -> None:
         """Everything that the steps start with is in the ledger."""
 
     def ends(self, phase: Phase) -> None:
@@ -45,7 +49,7 @@ class SimulatedProfiler:
         self,
         ledger: Ledger,
         trainee: Trainee,
-        optimizer: torch.optim.Optimizer,
+        optimizer: torch.optim.Optimizer | None,
         era: Era,
         witness: Witness | None,
     ) -> None:
@@ -64,13 +68,13 @@ class SimulatedProfiler:
         with self._era.forward_pass(self._trainee) if forward else nullcontext():
             yield
         self._ledger.end(self.step, phase, start)
-        if phase is Phase.FORWARD:
+        if phase is Phase.FORWARD and self._optimizer is not None:
             # The step keeps nothing but the loss, so what is left is what backward will need.
             self._ledger.relabel_live(Category.TEMPORARY, Category.ACTIVATION)
         elif phase is Phase.BACKWARD:
             grads = (p.grad for p in trainable(self._trainee.model) if p.grad is not None)
             self._ledger.label(grads, Category.GRADIENT)
-        elif phase is Phase.OPTIMIZER_STEP:
+        elif phase is Phase.OPTIMIZER_STEP and self._optimizer is not None:
             states = self._optimizer.state.values()
             tensors = (v for state in states for v in state.values() if torch.is_tensor(v))
             self._ledger.label(tensors, Category.OPTIMIZER_STATE)
@@ -109,28 +113,31 @@ def run_ledger(
     model, workload = trainee.model, case.workload
     roofline = Roofline(card)
     ledger = Ledger(
+        card=card,
         workspace_bytes=card.cublas_workspace_bytes if era.allocates_workspaces else 0,
         sums_in_place=era.sums_in_place,
     )
     if witness is not None:
         witness.opens(ledger)
-    with _no_collection(), era.optimizer_defaults():
+    with no_collection(), era.optimizer_defaults():
         start = ledger.begin(Phase.LOAD)
         ledger.adopt(model.parameters(), Category.PARAMETER)
         ledger.adopt(model.buffers(), Category.BUFFER)
+        ledger.adopt(trainee.buckets, Category.GRADIENT)
         ledger.end(0, Phase.LOAD, start)
         batch = make_batch(case, META)
         ledger.adopt(batch.values(), Category.INPUT)
-        optimizer = make_optimizer(model, workload.optimizer)
-        era.prepare(optimizer)
-        profiler = SimulatedProfiler(ledger, trainee, optimizer, era, witness)
+        step = Step(model, workload)
+        if step.optimizer is not None:
+            era.prepare(step.optimizer)
+        profiler = SimulatedProfiler(ledger, trainee, step.optimizer, era, witness)
         if witness is not None:
-            witness.begins(batch, optimizer)
-        with era.kernels(card.compute_capability), modes_in_recomputation(), ledger:
+            witness.begins(batch, step.optimizer)
+        with autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
-                training_step(model, batch, optimizer, workload, profiler)
+                step.run(batch, profiler)
     return ledger, roofline
 
 
@@ -139,11 +146,18 @@ def _account(
 ) -> tuple[PhaseMemory, tuple[dict[Phase, PhaseMemory], ...], tuple[TimelinePoint, ...]]:
     """Replay the ledger: its last step as often as steps are measured, then for its timeline."""
     accountant, load_memory, steady = _warmed_up(ledger, workload)
-    steps = tuple(
-        {window.phase: accountant.replay(window) for window in steady}
-        for _ in range(workload.measured_steps)
-    )
+    steps = tuple(_replayed(accountant, steady) for _ in range(workload.measured_steps))
     return load_memory, steps, tuple(accountant.timeline(steady))
+
+
+def _replayed(accountant: Accountant, windows: tuple[Window, ...]) -> dict[Phase, PhaseMemory]:
+    """A step's memory by phase, of all the times that a phase comes."""
+    phases: dict[Phase, PhaseMemory] = {}
+    for window in windows:
+        memory = accountant.replay(window)
+        before = phases.get(window.phase)
+        phases[window.phase] = before.then(memory) if before else memory
+    return phases
 
 
 def _fit(ledger: Ledger, workload: Workload, card: Card, reserved_bytes: int) -> Fit:
@@ -167,6 +181,14 @@ def blocks_at_peak(ledger: Ledger, workload: Workload) -> tuple[Phase, dict[int,
     return window.phase, blocks
 
 
+def lives(ledger: Ledger, workload: Workload) -> tuple[list[Life], list[TimelinePoint]]:
+    """Every storage of the last measured step, and that step's highest moments."""
+    accountant, _, steady = _warmed_up(ledger, workload)
+    for window in steady * workload.measured_steps:
+        accountant.replay(window)
+    return accountant.lives(steady)
+
+
 def _warmed_up(
     ledger: Ledger, workload: Workload
 ) -> tuple[Accountant, PhaseMemory, tuple[Window, ...]]:
@@ -180,7 +202,7 @@ def _warmed_up(
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """No cyclic garbage collection inside: when it strikes would change the stream of frees."""
     gc.collect()
     gc.disable()

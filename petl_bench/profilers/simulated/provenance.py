@@ -93,7 +93,9 @@ class Provenance:
 
     # --- names, told while their tensors are alive -------------------------------------------
 
-    def begins(self, batch: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+    def begins(
+        self, batch: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None
+    ) -> None:
         """Name what the steps begin with."""
         for tensor, name in self._tensor_names.items():
             self._call_it(tensor, name)

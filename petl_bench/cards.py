@@ -1,8 +1,8 @@
 """Cards by name: what a simulation needs to know of the device that it stands for.
 
-Dense peak rates and bandwidth from NVIDIA's data sheets of each card, of the RTX 3090 and 4090
-from the white papers of their architectures (GA102, AD102): with fp32 accumulation. fp32 is the rate of the
-CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise. What a
+Dense peak rates and bandwidth from NVIDIA's data sheets of each card; those of the RTX 3090 and
+4090 from their architectures' white papers (GA102, AD102), with fp32 accumulation. fp32 is the
+rate of the CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise. What a
 multiprocessor holds goes with the compute capability: CUDA C++ Programming Guide, section 16.2.
 
 Memory is what PyTorch finds on the card, which is less than its label says: the driver, and ECC

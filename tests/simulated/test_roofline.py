@@ -33,6 +33,7 @@ def bytes_of(run):
 
 
 X, Y = meta(100, 10), meta(100, 10)  # 4,000 bytes each
+W = meta(10, 20)  # 800
 ROWS = torch.empty(7, dtype=torch.long, device="meta")  # 56
 
 
@@ -41,14 +42,14 @@ ROWS = torch.empty(7, dtype=torch.long, device="meta")  # 56
     [
         (lambda: X + Y, 12_000),
         (lambda: X * X, 8_000),  # read once
-        (lambda: X.relu(), 8_000),
+        (X.relu, 8_000),
         (lambda: X.add_(Y), 12_000),  # read, read, written
         (lambda: X.copy_(Y), 8_000),
-        (lambda: X.zero_(), 4_000),
+        (X.zero_, 4_000),
         (lambda: torch.zeros_like(X), 4_000),
         (lambda: X + Y[:1], 8_040),  # a row is read once
         (lambda: F.embedding(ROWS, X), 56 + 2 * 7 * 10 * 4),  # seven rows of the table
-        (lambda: X @ meta(10, 20), 4_000 + 800 + 8_000),
+        (lambda: X @ W, 4_000 + 800 + 8_000),
     ],
 )
 def test_what_an_operator_must_read_and_write(run, moved):

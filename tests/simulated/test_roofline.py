@@ -79,7 +79,7 @@ def test_a_large_sum_is_bound_by_bandwidth_and_a_small_one_by_its_launch():
 
 
 def test_views_and_allocations_take_no_time():
-    found = estimate(lambda: (X.t().view(1000), torch.empty_like(X), X + 1.0))
+    found = estimate(lambda: (X.t()[:3], torch.empty_like(X), X + 1.0))
     assert found.step_s == CARD.launch_s
 
 

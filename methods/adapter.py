@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from petl_bench import branches
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.method import Method, MethodConfig, freeze, needs_ports
+from petl_bench.method import LayeredConfig, Method, freeze, leaves_a_layer, needs_ports
 
 _AFTER = {
     "houlsby": branches.SELF_ATTENTION_AND_FEED_FORWARD,
@@ -29,7 +29,7 @@ _AFTER = {
 }
 
 
-class AdapterConfig(MethodConfig):
+class AdapterConfig(LayeredConfig):
     """Where the bottlenecks stand and how wide they are."""
 
     placement: Literal["houlsby", "pfeiffer", "all"] = Field(
@@ -67,6 +67,7 @@ class Bottleneck(nn.Module):
 def attach(model: nn.Module, ports: Ports, config: AdapterConfig) -> nn.Module:
     """Freeze the backbone and hang a bottleneck on each chosen branch's last projection."""
     freeze(model, keep=ports.task_head)
+    ports = ports.above(config.freeze_lower)
     D = ports.dims.hidden_size
     branches.hang(
         ports,
@@ -84,6 +85,7 @@ def trainable_parameters(dims: Dims, config: AdapterConfig) -> int:
 
     T5-base, m = 48: 48 bottlenecks of 74,544 and 62 norms of 768 make 3,625,728.
     """
+    dims = dims.above(config.freeze_lower)
     D, m = dims.hidden_size, config.width(dims.hidden_size)
     bottlenecks = branches.count(dims, _AFTER[config.placement])
     norms = dims.norm_parameters if config.norms else 0
@@ -97,5 +99,5 @@ METHOD = Method(
     config=AdapterConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
-    unsupported=needs_ports,
+    unsupported=lambda dims, config: needs_ports(dims, config) or leaves_a_layer(dims, config),
 )

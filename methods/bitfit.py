@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports, add_biases
-from petl_bench.method import Method, MethodConfig, freeze
+from petl_bench.method import LayeredConfig, Method, freeze, leaves_a_layer
 
 
-class BitFitConfig(MethodConfig):
+class BitFitConfig(LayeredConfig):
     """Which vectors train."""
 
     terms: Literal["biases", "all-biases", "norms"] = Field(
@@ -30,6 +30,7 @@ class BitFitConfig(MethodConfig):
 def attach(model: nn.Module, ports: Ports, config: BitFitConfig) -> nn.Module:
     """Freeze all but the chosen vectors."""
     freeze(model, keep=ports.task_head)
+    ports = ports.above(config.freeze_lower)
     if config.terms == "norms":
         trained = [parameter for norm in ports.norms for parameter in norm.parameters()]
     else:
@@ -47,6 +48,7 @@ def attach(model: nn.Module, ports: Ports, config: BitFitConfig) -> nn.Module:
 
 def trainable_parameters(dims: Dims, config: BitFitConfig) -> int:
     """Number of bias entries, or of norm entries; and the task head."""
+    dims = dims.above(config.freeze_lower)
     if config.terms == "norms":
         return dims.norm_parameters + dims.task_head_parameters
     terms = dims.bias_terms
@@ -63,4 +65,5 @@ METHOD = Method(
     config=BitFitConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    unsupported=leaves_a_layer,
 )

@@ -13,10 +13,10 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports, add_biases
-from petl_bench.method import Method, MethodConfig
+from petl_bench.method import LayeredConfig, Method, leaves_a_layer
 
 
-class LoraConfig(MethodConfig):
+class LoraConfig(LayeredConfig):
     """peft's options that shape the update, by peft's names."""
 
     r: int = Field(32, gt=0, description="rank of the update")
@@ -37,6 +37,7 @@ def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
     """Peft's model with an update beside every target projection."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
+    ports = ports.above(config.freeze_lower)
     roles = ports.projections
     missing = [target for target in config.targets if target not in roles]
     if missing:
@@ -66,6 +67,7 @@ def trainable_parameters(dims: Dims, config: LoraConfig) -> int:
 
     T5-base, r = 32 on q and v: 36 attentions * 2 * 32 * 1,536 = 3,538,944.
     """
+    dims = dims.above(config.freeze_lower)
     shapes = (shape for target in config.targets for shape in dims.shapes(target))
     total = config.r * sum(map(sum, shapes)) + dims.task_head_parameters
     if config.biases == "all":
@@ -75,11 +77,11 @@ def trainable_parameters(dims: Dims, config: LoraConfig) -> int:
 
 
 def unsupported(dims: Dims, config: LoraConfig) -> str | None:
-    """A target that the backbone does not have."""
+    """A target that the backbone does not have, or no layer left."""
     for target in config.targets:
         if target not in dims.roles:
             return f"no projection {target!r} for targets; here are: {', '.join(dims.roles)}"
-    return None
+    return leaves_a_layer(dims, config)
 
 
 METHOD = Method(

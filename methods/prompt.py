@@ -51,6 +51,10 @@ def attach(model: nn.Module, ports: Ports, config: PromptConfig) -> nn.Module:
             task_type=ports.peft_task,
             num_virtual_tokens=config.tokens,
             num_transformer_submodules=1,
+            # Given, since peft finds them only under their usual names; a prompt has no layers.
+            token_dim=ports.dims.hidden_size,
+            num_attention_heads=ports.dims.num_heads,
+            num_layers=1,
         ),
     )
     if config.hidden is not None:

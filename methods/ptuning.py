@@ -49,6 +49,10 @@ def attach(model: nn.Module, ports: Ports, config: PtuningConfig) -> nn.Module:
             task_type=ports.peft_task,
             num_virtual_tokens=config.tokens,
             num_transformer_submodules=1,
+            # Given, since peft finds them only under their usual names; a prompt has no layers.
+            token_dim=ports.dims.hidden_size,
+            num_attention_heads=ports.dims.num_heads,
+            num_layers=1,
             encoder_reparameterization_type=config.encoder.upper(),
             encoder_hidden_size=config.width(ports.dims.hidden_size),
         ),

@@ -13,7 +13,7 @@ from petl_bench.backbones import FAMILIES
 from petl_bench.backbones.ports import Dims, Ports
 from petl_bench.case import Autocast, Case, DType, Mode
 from petl_bench.low_bit import packed_away, quantise
-from petl_bench.method import Method, MethodConfig, attach
+from petl_bench.method import Method, MethodConfig, attach, trainable_parameters
 from petl_bench.method_spec import validated_config
 from petl_bench.training import make_buckets, trainable
 
@@ -51,7 +51,7 @@ def _contradiction(case: Case, dims: Dims, method: Method[Any], config: MethodCo
     if (
         case.workload.mode is Mode.TRAINING
         and case.backbone.quantize is not None
-        and method.trainable_parameters(dims, config) >= dims.total_parameters
+        and (trainable_parameters(method, dims, config) or 0) >= dims.total_parameters
     ):
         return f"{case.backbone.quantize} weights are frozen, and this method trains them all"
     fp16 = case.backbone.dtype is DType.FP16 and case.workload.autocast is Autocast.FP16

@@ -126,7 +126,7 @@ class Workload(Frozen):
         default=False, description="layers run again in backward, instead of being kept"
     )
     accumulation_steps: PositiveInt = Field(1, description="parts of a batch, one after another")
-    ddp_buckets: bool = Field(
+    ddp_buckets: Annotated[bool, Field(strict=True)] = Field(
         default=False, description="hold what DistributedDataParallel gathers gradients in"
     )
     optimizer: Optimizer | None = Optimizer.ADAMW

@@ -6,6 +6,7 @@ the backbone itself, and what belongs to no module has a name in parentheses, to
 """
 
 import re
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
@@ -16,9 +17,10 @@ from petl_bench.assembly import Trainee, assemble, unsupported
 from petl_bench.cards import Card
 from petl_bench.case import Case, Frozen
 from petl_bench.errors import UsageError
+from petl_bench.profilers.simulated.accounting import Life
 from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import LOADED, Ledger
-from petl_bench.profilers.simulated.profiler import META, blocks_at_peak, run_ledger
+from petl_bench.profilers.simulated.profiler import META, blocks_at_peak, lives, run_ledger
 from petl_bench.profilers.simulated.provenance import Provenance
 from petl_bench.record import Category, Phase
 from petl_bench.units import format_bytes
@@ -26,6 +28,7 @@ from petl_bench.units import format_bytes
 MODEL = "(model)"
 NO_SOURCE = ""
 _OUTSIDE = {Category.INPUT: "(batch)", Category.WORKSPACE: "(library)"}
+_BANDS_IN_A_PEAK = 400  # a band that is lower than this part of the peak is not to be seen
 _ELSEWHERE = "(training step)"  # the optimizer, clipping
 _PLURALS = {
     Category.PARAMETER: "parameters",
@@ -87,6 +90,38 @@ class Explanation(Frozen):
         )
 
 
+class Band(Frozen):
+    """One tensor's time in the step; its events count from the step's first."""
+
+    tensor: LiveTensor
+    born: int  # -1 for what was there before
+    died: int | None  # None for what stays
+
+
+class Moment(Frozen):
+    """The highest moment of one stretch of the step."""
+
+    event: int
+    phase: Phase
+    rest: dict[Category, int]  # allocated bytes beside the bands
+
+
+class StepTimeline(Frozen):
+    """A case's step, its main tensors told apart; rest and bands alive sum to allocated."""
+
+    label: str
+    moments: tuple[Moment, ...]
+    bands: tuple[Band, ...]  # by bytes and time alive, most first
+    tensors: int  # in all: those of the bands, and those that are in the rest
+
+    def alive(self, band: Band) -> list[bool]:
+        """At which moments `band` is there."""
+        return [
+            band.born <= moment.event and (band.died is None or moment.event < band.died)
+            for moment in self.moments
+        ]
+
+
 class Change(Frozen):
     """Bytes alive at the first case's peak beyond those at the second's; below 0, the reverse."""
 
@@ -138,6 +173,17 @@ def explain(case: Case, card: Card, era: Era = ERAS[None], *, label: str = "") -
     Raises:
         UsageError: the method does not go with the backbone.
     """
+    return explain_step(case, card, era, label=label, bands=0)[0]
+
+
+def explain_step(
+    case: Case, card: Card, era: Era = ERAS[None], *, label: str = "", bands: int = 200
+) -> tuple[Explanation, StepTimeline]:
+    """The same, and the step that has this peak, with a number of tensors told apart as bands.
+
+    Raises:
+        UsageError: the method does not go with the backbone.
+    """
     label = label or case.method.name
     trainee = _assemble(case, label)
     with Provenance(trainee) as provenance:
@@ -145,7 +191,7 @@ def explain(case: Case, card: Card, era: Era = ERAS[None], *, label: str = "") -
     phase, blocks = blocks_at_peak(ledger, case.workload)
     found = (live_tensor(index, size, ledger, provenance) for index, size in blocks.items())
     tensors = tuple(sorted(found, key=lambda tensor: -tensor.allocated_bytes))
-    return Explanation(
+    explanation = Explanation(
         case=case,
         label=label,
         device=card.name,
@@ -157,6 +203,44 @@ def explain(case: Case, card: Card, era: Era = ERAS[None], *, label: str = "") -
         by_operator=totals(tensors, lambda tensor: tensor.operator),
         by_source=totals(tensors, lambda tensor: tensor.source),
         tensors=tensors,
+    )
+    return explanation, _timeline(label, ledger, case, provenance, bands)
+
+
+def _timeline(
+    label: str, ledger: Ledger, case: Case, provenance: Provenance, count: int
+) -> StepTimeline:
+    found, points = lives(ledger, case.workload)
+    moments = [point.event for point in points]
+
+    def alive(life: Life) -> range:
+        """The moments at which it is there."""
+        stop = len(moments) if life.died is None else bisect_left(moments, life.died)
+        return range(bisect_left(moments, life.born), stop)
+
+    found.sort(key=lambda life: (-life.block_bytes * len(alive(life)), life.born, life.index))
+    visible = max(point.allocated_bytes for point in points) // _BANDS_IN_A_PEAK
+    largest = [life for life in found[:count] if alive(life) and life.block_bytes > visible]
+    rest = [dict(point.by_category) for point in points]
+    for life in largest:
+        category = ledger.categories[life.index]
+        for place in alive(life):
+            rest[place][category] -= life.block_bytes
+    return StepTimeline(
+        label=label,
+        moments=tuple(
+            Moment(event=point.event, phase=point.phase, rest=left)
+            for point, left in zip(points, rest, strict=True)
+        ),
+        bands=tuple(
+            Band(
+                tensor=live_tensor(life.index, life.block_bytes, ledger, provenance),
+                born=life.born,
+                died=life.died,
+            )
+            for life in largest
+        ),
+        tensors=len(found),
     )
 
 
@@ -279,7 +363,7 @@ def _assemble(case: Case, label: str) -> Trainee:
 
 
 def live_tensor(index: int, size: int, ledger: Ledger, provenance: Provenance) -> LiveTensor:
-    """Storage `index` of `ledger`, in a block of `size` bytes, with all that is known of it."""
+    """Storage `index` of a ledger that `provenance` has seen, `size` bytes large."""
     category = ledger.categories[index]
     site = provenance.sites[ledger.sites[index]]
     module, name = provenance.names.get(index, (site.module, None))

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.case import Backbone
 
 
 class MethodConfig(BaseModel):
@@ -27,6 +28,30 @@ def always_supported(dims: Dims, config: MethodConfig) -> str | None:  # noqa: A
     return None
 
 
+class LayeredConfig(MethodConfig):
+    """Base of configurations whose method may leave the lowest layers as they are."""
+
+    freeze_lower: int = Field(
+        0,
+        ge=0,
+        description="leave the lowest N layers alone, counted through the stacks as they run",
+    )
+
+
+def leaves_a_layer(dims: Dims, config: LayeredConfig) -> str | None:
+    """Why `freeze_lower` leaves nothing to train, or None."""
+    layers = sum(stack.layers for stack in dims.stacks.values())
+    if not config.freeze_lower or config.freeze_lower < layers:
+        return None
+    return f"freeze_lower={config.freeze_lower} leaves none of the {layers} layers"
+
+
+def needs_ports(dims: Dims, config: MethodConfig) -> str | None:
+    """For `unsupported`: a method that meets a backbone's layers one by one."""
+    del config
+    return None if dims.stacks else "it needs to know the layers of this architecture"
+
+
 def checkpoint_layers(model: nn.Module) -> None:
     """Every layer of the backbone runs again in backward, as transformers do it.
 
@@ -44,10 +69,9 @@ def checkpoint_layers(model: nn.Module) -> None:
     raise ValueError(f"checkpointing: is not for a {type(model).__name__}")
 
 
-def needs_ports(dims: Dims, config: MethodConfig) -> str | None:
-    """For `unsupported`: a method that meets a backbone's layers one by one."""
-    del config
-    return None if dims.stacks else "it needs to know the layers of this architecture"
+def as_it_is(backbone: Backbone, config: C) -> C:  # noqa: ARG001
+    """`config`: nothing in it waits for the backbone."""
+    return config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +87,10 @@ class Method(Generic[C]):
     source: str  # paper and section, with an arXiv id or DOI
     config: type[C]
     attach: Callable[[nn.Module, Ports, C], nn.Module]
-    trainable_parameters: Callable[[Dims, C], int]  # the paper's closed form
+    # The paper's closed form; None for what has none, such as another library's method.
+    trainable_parameters: Callable[[Dims, C], int] | None = None
+    # The configuration completed for a backbone. UsageError if the two do not go together.
+    fit: Callable[[Backbone, C], C] = as_it_is
     unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
     checkpoint: Callable[[nn.Module], None] = checkpoint_layers  # turns recomputation on
 
@@ -79,8 +106,10 @@ def attach(method: Method[Any], model: nn.Module, ports: Ports, config: MethodCo
     return trainee
 
 
-def trainable_parameters(method: Method[Any], dims: Dims, config: MethodConfig) -> int:
+def trainable_parameters(method: Method[Any], dims: Dims, config: MethodConfig) -> int | None:
     """What trains after `attach`: the method's closed form and an extra input's embedding."""
+    if method.trainable_parameters is None:
+        return None
     return method.trainable_parameters(dims, config) + dims.extra_input_parameters
 
 

@@ -11,11 +11,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from petl_bench import registry
-from petl_bench.case import MethodChoice
+from petl_bench.case import Backbone, MethodChoice
 from petl_bench.errors import UsageError
 from petl_bench.method import Method, MethodConfig
 
-_SPEC = re.compile(r"\s*([A-Za-z0-9_.:/-]+)\s*(?:\[(.*)\])?\s*")
+_SPEC = re.compile(r"\s*([^\s\[\]]+)\s*(?:\[(.*)\])?\s*")
 _FIELD = re.compile(r",(?=\s*\w+\s*=)")
 
 
@@ -46,8 +46,20 @@ def resolve(name: str, given: dict[str, Any]) -> MethodChoice:
     Raises:
         UsageError: unknown method, unknown field, or a value of the wrong type.
     """
-    config = validated_config(registry.get(name), given)
-    return MethodChoice(name=name, config=config.model_dump(mode="json"))
+    method = registry.get(name)
+    config = validated_config(method, given)
+    return MethodChoice(name=method.name, config=config.model_dump(mode="json"))
+
+
+def fitted(choice: MethodChoice, backbone: Backbone) -> MethodChoice:
+    """`choice` with what it leaves to the backbone filled in.
+
+    Raises:
+        UsageError: the two do not go together.
+    """
+    method = registry.get(choice.name)
+    config = method.fit(backbone, validated_config(method, choice.config))
+    return MethodChoice(name=method.name, config=config.model_dump(mode="json"))
 
 
 def validated_config(method: Method[Any], given: dict[str, Any]) -> MethodConfig:
@@ -64,12 +76,17 @@ def validated_config(method: Method[Any], given: dict[str, Any]) -> MethodConfig
     try:
         config: MethodConfig = method.config.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][:1]) or "configuration"
-        got = f" (got {first['input']!r})" if first["loc"] else ""
-        message = first["msg"].removeprefix("Value error, ")
-        raise UsageError(f"{method.name}: {where}: {message}{got}") from None
+        raise UsageError(f"{method.name}: {first_error(error)}") from None
     return config
+
+
+def first_error(error: ValidationError) -> str:
+    """The first thing that pydantic found: the field, what is wrong, and what was given."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][:1]) or "configuration"
+    got = f" (got {first['input']!r})" if first["loc"] else ""
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}{got}"
 
 
 def _parse_spec(spec: str) -> list[tuple[str, MethodChoice]]:

@@ -19,6 +19,9 @@ from petl_bench.errors import UsageError, hint
 from petl_bench.method import Method
 from petl_bench.sources import sha256_of_files
 
+_SCHEMES = {"peft": "petl_bench.peft_methods"}
+"""Packages that find methods by what follows `SCHEME:`, and name those that they know."""
+
 _PACKAGE = "petl_bench.methods"
 _GROUP = "petl_bench.methods"
 
@@ -35,18 +38,30 @@ def _locations() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def names() -> tuple[str, ...]:
-    """All method names, in alphabetical order."""
-    return tuple(_locations())
+def names(scheme: str | None = None) -> tuple[str, ...]:
+    """All method names, in alphabetical order; of a `scheme`, those that need no file."""
+    if scheme is None:
+        return tuple(_locations())
+    known: tuple[str, ...] = import_module(_SCHEMES[scheme]).names()
+    return tuple(f"{scheme}:{name}" for name in known)
+
+
+def schemes() -> tuple[str, ...]:
+    """What may stand before a colon in a method's name."""
+    return tuple(_SCHEMES)
 
 
 @cache
 def get(name: str) -> Method[Any]:
-    """The method called `name`.
+    """The method called `name`, or found at `SCHEME:ADDRESS`.
 
     Raises:
         UsageError: no such method; the message names the nearest ones.
     """
+    scheme, colon, address = name.partition(":")
+    if colon and scheme in _SCHEMES:
+        found: Method[Any] = import_module(_SCHEMES[scheme]).find(address)
+        return found
     location = _locations().get(name)
     if location is None:
         raise UsageError(f"method: no method {name!r}; {hint(name, names())}")
@@ -66,7 +81,9 @@ def source_sha256(method: Method[Any]) -> str:
 
     Of the file that defines its `attach`; of all its files where the method is a folder.
     """
-    home = sys.modules[_locations()[method.name].partition(":")[0]]
+    scheme, colon, _ = method.name.partition(":")
+    location = _SCHEMES[scheme] if colon else _locations()[method.name]
+    home = sys.modules[location.partition(":")[0]]
     file = Path(inspect.getsourcefile(home) or "")
     if file.name == "__init__.py":
         return sha256_of_files(file.parent, file.parent.rglob("*.py"))

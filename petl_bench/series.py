@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Literal
 
-from petl_bench.record import Category, Phase, Record, TimelinePoint
+from petl_bench.record import Category, Phase, PhaseMemory, Record, TimelinePoint
 from petl_bench.tables import Group, Value, throughput_column, values
 from petl_bench.units import GIB, MIB, format_bytes
 
@@ -65,10 +65,15 @@ class Timeline:
     peak_bytes: int
 
 
-def bars(group: Group) -> list[Bar]:
-    """A bar a record, largest first; those that did not finish come last."""
+def bars(group: Group, phase: Phase | None = None) -> list[Bar]:
+    """A bar a record, largest first; those that did not finish come last.
+
+    Of the whole step's peak, or of that of one phase, and then without savings.
+    """
     found = [
         _bar(record, row, is_baseline=record is group.baseline)
+        if phase is None
+        else _phase_bar(record, phase)
         for record, row in zip(group.records, values(group), strict=True)
     ]
     return sorted(found, key=lambda bar: -(bar.peak_bytes or 0))
@@ -92,6 +97,22 @@ def _bar(record: Record, row: dict[str, Value], *, is_baseline: bool) -> Bar:
         by_category=peak.by_category,
         saving_percent=saving if isinstance(saving, float) else None,
         note=size if not isinstance(saving, float) else f"{size}  {_signed(-saving)}",
+    )
+
+
+def _phase_bar(record: Record, phase: Phase) -> Bar:
+    seen = record.measurement
+    memory: PhaseMemory | None = None
+    if seen is not None and phase is Phase.LOAD:
+        memory = seen.load
+    elif seen is not None and any(phase in step for step in seen.steps):
+        memory = seen.peak(phase)
+    return Bar(
+        label=record.label,
+        peak_bytes=memory.peak_allocated_bytes if memory else None,
+        by_category=memory.by_category if memory else None,
+        saving_percent=None,
+        note=format_bytes(memory.peak_allocated_bytes) if memory else record.status.value,
     )
 
 

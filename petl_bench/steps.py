@@ -56,12 +56,14 @@ def generation_step(
     """
     from transformers import GenerationConfig, GenerationMixin  # noqa: PLC0415 - only here
 
+    length = workload.target_length_tokens
+    assert length is not None
     prompt = {name: tensor for name, tensor in batch.items() if name != "labels"}
     generator: Any = model
     if not hasattr(model, "generate"):
         raise ValueError(f"mode: generate is not for a {type(model).__name__}")
     config = GenerationConfig(
-        max_new_tokens=workload.target_length_tokens,
+        max_new_tokens=length,
         num_beams=workload.beams,
         do_sample=False,
         use_cache=True,

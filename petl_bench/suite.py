@@ -71,7 +71,8 @@ class Suite:
         cells: dict[str, PlannedCase] = {}
         for backbone, asked in itertools.product(self.backbones(), self.workloads()):
             workload = backbones.fitted(backbone, asked)
-            for label, method in choices:
+            for label, choice in choices:
+                method = method_spec.fitted(choice, backbone)
                 case = Case(backbone=backbone, method=method, workload=workload)
                 cells.setdefault(case.case_id, PlannedCase(label=label, case=case))
         return list(cells.values())
@@ -82,9 +83,9 @@ class Suite:
         return [
             backbones.find(
                 str(cell["name"]),
-                dtype=_one_of("dtype", DType, cell.get("dtype", DType.FP32)),
-                attention=_one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
-                quantize=_one_of("quantize", Quantization, cell["quantize"])
+                dtype=one_of("dtype", DType, cell.get("dtype", DType.FP32)),
+                attention=one_of("attention", Attention, cell.get("attention", Attention.EAGER)),
+                quantize=one_of("quantize", Quantization, cell["quantize"])
                 if "quantize" in cell
                 else None,
             )
@@ -119,6 +120,8 @@ def load_suite(path: Path) -> Suite:
         raise UsageError(f"suite: cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"suite: {path} is not TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"suite: {path} is nested too deeply") from None
     try:
         return _parse_suite(document)
     except UsageError as error:
@@ -159,7 +162,7 @@ def _axes(document: Mapping[str, Any], table: str, fields: Sequence[str]) -> dic
 def _check_keys(table: str, given: Iterable[str], known: Sequence[str]) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+            near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(known)}"
             raise UsageError(f"{table} has no field {key!r}; {hint}")
 
@@ -171,7 +174,12 @@ def _product(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(axes, cell, strict=True)) for cell in itertools.product(*axes.values())]
 
 
-def _one_of(name: str, kind: type[E], value: Any) -> E:
+def one_of(name: str, kind: type[E], value: Any) -> E:
+    """The member of `kind` that `value` names, for the field `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
     try:
         return kind(value)
     except ValueError:

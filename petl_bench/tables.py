@@ -404,6 +404,52 @@ def _first(found: tuple[int, Group]) -> int:
     return found[0]
 
 
+def side_by_side(records: Sequence[Record]) -> Table | None:
+    """Peak allocated of every method in every group, beside the first one's; None for one group."""
+    found = groups(records)
+    if len(found) < 2:  # noqa: PLR2004
+        return None
+    peaks = [peaks_by_label(group) for group in found]
+    labels = dict.fromkeys(label for by_label in peaks for label in by_label)
+    return Table(
+        title="Runs side by side",
+        caption="Peak allocated; the percentage is of the first column's.",
+        columns=(
+            Column(header="method", align="left"),
+            *(Column(header=name, align="right") for name in distinct_names(found)),
+        ),
+        rows=tuple(
+            (Cell(text=label), *_beside_the_first([by_label.get(label) for by_label in peaks]))
+            for label in labels
+        ),
+    )
+
+
+def peaks_by_label(group: Group) -> dict[str, int | None]:
+    """Peak allocated bytes of the group's methods, null where a case did not finish."""
+    return {
+        record.label: record.measurement.peak_allocated_bytes if record.measurement else None
+        for record in group.records
+    }
+
+
+def distinct_names(found: Sequence[Group]) -> list[str]:
+    """What sets each group apart from the others, in words."""
+    parts = [[group.backbone.name, *group.setting.split(", "), group.place] for group in found]
+    common = set(parts[0]).intersection(*parts)
+    return [", ".join(part for part in own if part not in common) or own[0] for own in parts]
+
+
+def _beside_the_first(sizes: Sequence[int | None]) -> Iterable[Cell]:
+    first = sizes[0]
+    for place, size in enumerate(sizes):
+        if size is None:
+            yield Cell(text=ABSENT)
+            continue
+        change = f" ({100 * (size - first) / first:+.1f} %)" if place and first else ""
+        yield Cell(text=f"{format_bytes(size)}{change}", number=size)
+
+
 def _shown_phases(group: Group) -> list[_Shown]:
     return [
         _Shown(f"peak_{phase}_allocated_bytes", phase.replace("_", " "), format_bytes)
@@ -579,6 +625,43 @@ def _markdown_line(texts: Iterable[str]) -> str:
 def markdown_text(text: str) -> str:
     """`text` on one line, with nothing in it that Markdown or HTML would read."""
     return re.sub(r"([\\|*`<])", r"\\\1", " ".join(text.split()))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def to_latex(table: Table) -> str:
+    """`table` as a LaTeX table, for the booktabs package; its caption is title and caption."""
+    sides = {"left": "l", "right": "r"}
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{_latex_text(table.title)}. {_latex_text(table.caption)}}}",
+        rf"\begin{{tabular}}{{{''.join(sides[column.align] for column in table.columns)}}}",
+        r"\toprule",
+        _latex_line(column.header for column in table.columns),
+        r"\midrule",
+        *(_latex_line(cell.text for cell in row) for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join([*lines, ""])
+
+
+def _latex_line(texts: Iterable[str]) -> str:
+    return " & ".join(_latex_text(text) for text in texts) + r" \\"
+
+
+def _latex_text(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
 
 
 def to_rich(table: Table) -> RichTable:

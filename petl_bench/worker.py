@@ -16,7 +16,7 @@ from petl_bench import cards, registry
 from petl_bench.assembly import unsupported
 from petl_bench.case import Case, Frozen
 from petl_bench.environment import measured_environment, simulated_environment
-from petl_bench.errors import OutOfMemoryError
+from petl_bench.errors import OutOfMemoryError, UsageError
 from petl_bench.record import Environment, Measurement, Origin, Record, Status
 
 PARENT_CHECK_S = 1.0
@@ -86,6 +86,8 @@ def _measure(case: Case, origin: Origin, card: cards.Card, emulates: str | None)
 
 
 def _failure(error: Exception) -> dict[str, Any]:
+    if isinstance(error, UsageError):  # method and backbone do not go together
+        return {"status": Status.SKIPPED, "reason": str(error)}
     if isinstance(error, OutOfMemoryError):
         return {
             "status": Status.OOM,
@@ -95,6 +97,11 @@ def _failure(error: Exception) -> dict[str, Any]:
     traceback.print_exception(error)  # to stderr, which PETL_BENCH_DEBUG lets through
     text = str(error).strip().splitlines()
     reason = f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    if isinstance(error, NotImplementedError):
+        # Of a simulation; a measured one has values.
+        reason = (
+            f"its training step asks for what tensors without data lack; {reason.split('. ')[0]}"
+        )
     return {"status": Status.ERROR, "reason": reason}
 
 
@@ -104,7 +111,7 @@ def _warm_up() -> None:
     import transformers  # noqa: F401, PLC0415
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Leave when the parent dies, however long the case under way would go on."""
     parent = os.getppid()
 
@@ -126,7 +133,7 @@ def main() -> None:
     origin, card_name, *eras = sys.argv[1:]
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # anything printed from here on goes to stderr
-    _end_with_parent()
+    end_with_parent()
     try:
         serve(Origin(origin), card_name, sys.stdin, answers, *eras)
     except (BrokenPipeError, KeyboardInterrupt):

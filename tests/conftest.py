@@ -1,5 +1,6 @@
 """Made-up records: plain values, with round numbers that a reader can check by eye."""
 
+import shutil
 from datetime import UTC, datetime
 
 import pytest
@@ -224,3 +225,47 @@ def made_up_records():
         ]
 
     return make
+
+
+# --- a browser: tests are skipped, visibly, where playwright or Chromium is missing --------------
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    playwright = pytest.importorskip("playwright.sync_api")
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("needs chromium on the path")
+    quiet = ["background-networking", "component-update", "sync"]
+    arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run"]
+    arguments += [f"--disable-{name}" for name in quiet]
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=executable, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Opens a file; the page's `complaints` are its console errors and network requests."""
+    contexts = []
+
+    def open_page(path, **options):
+        options = {"viewport": {"width": 1200, "height": 900}, **options}
+        context = chromium.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.complaints = []
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("console", lambda said: page.complaints.append(said.text))
+        page.on("request", lambda request: page.complaints.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_function(
+            "[...document.querySelectorAll('.chart')].every((chart) => chart.dataset.drawn)"
+        )
+        page.complaints = [each for each in page.complaints if not each.startswith("file:")]
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()

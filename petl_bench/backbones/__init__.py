@@ -97,18 +97,28 @@ def ports_of(model: nn.Module) -> Ports:
 def fitted(backbone: Backbone, workload: Workload) -> Workload:
     """`workload` as it is for `backbone`: one question gets one case, however it was asked.
 
-    Where an example has no target beside its source, the target's length is None.
+    Where an example has no target beside its source, the target's length is None; a backbone
+    that sees no image has an example of 1, as if it were not said.
 
     Raises:
-        UsageError: sequences longer than the backbone has positions.
+        UsageError: sequences longer than the backbone has positions, more images than it takes, or
+            a classifier that is to generate.
     """
     family = FAMILIES[backbone.family]
+    generates = workload.mode is Mode.GENERATE
+    if generates and not family.dims(backbone.config).language_head:
+        raise UsageError(f"mode: {backbone.name} is a classifier and generates nothing")
     longest = family.longest(backbone.config)
     for name in ("source_length_tokens", "target_length_tokens"):
         length = getattr(workload, name)
         if longest is not None and length is not None and length > longest:
             raise UsageError(f"{name}: {backbone.name} takes at most {longest} (got {length})")
-    has_target = family.targets or workload.mode is Mode.GENERATE
+    most = family.most_images(backbone.config)
+    if most and workload.images > most:
+        raise UsageError(f"images: {backbone.name} takes at most {most} (got {workload.images})")
+    if not most:
+        workload = workload.model_copy(update={"images": 1})
+    has_target = family.targets or generates
     default = Workload.model_fields["target_length_tokens"].default if has_target else None
     if (workload.target_length_tokens is None) == (default is None):
         return workload
@@ -142,7 +152,7 @@ def _from_file(path: Path, name: str, dtype: DType, attention: Attention) -> Bac
         model_type = config["model_type"]
     except OSError as error:
         raise UsageError(f"backbone: cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(
             f"backbone: {path} is not a transformers config with a model_type"
         ) from None

@@ -45,7 +45,7 @@ _ROLES = {
         "q": ("q_proj", "query", "q_lin", "query_proj", "wq"),
         "k": ("k_proj", "key", "k_lin", "key_proj", "wk"),
         "v": ("v_proj", "value", "v_lin", "value_proj", "wv"),
-        "o": ("o_proj", "out_lin", "wo_attn"),
+        "o": ("o_proj", "out_proj", "out_lin"),
         "wi": ("fc1", "lin1", "fc_in"),
         "wi_0": ("gate_proj",),
         "wi_1": ("up_proj",),
@@ -53,6 +53,8 @@ _ROLES = {
     }.items()
     for name in names
 }
+
+_HEADS = ("classifier", "score")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +128,11 @@ class Auto:
         found: Any = model
         task_head = None
         if self.peft_task == "SEQ_CLS":
-            task_head = getattr(model, "classifier", None) or getattr(model, "score", None)
-            if task_head is None:
+            # Those that peft takes for the head, and trains.
+            heads = [m for name, m in model.named_children() if name.endswith(_HEADS)]
+            if not heads:
                 raise ValueError(f"{type(model).__name__} has no module classifier or score")
+            task_head = heads[0] if len(heads) == 1 else nn.ModuleList(heads)
         head = found.get_output_embeddings() if task_head is None else None
         projections: dict[str, list[nn.Module]] = {}
         for name, module in _inside_layers(model):
@@ -149,10 +153,15 @@ class Auto:
 
 
 def _parsed(config: Mapping[str, Any]) -> Any:
-    from transformers import AutoConfig  # noqa: PLC0415 - seconds that known families do not need
+    from transformers import AutoConfig, logging  # noqa: PLC0415 - seconds, not for known families
 
     others = {key: value for key, value in config.items() if key != "model_type"}
-    return AutoConfig.for_model(str(config["model_type"]), **others)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it says of tokens is for those who generate
+    try:
+        return AutoConfig.for_model(str(config["model_type"]), **others)
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 @cache

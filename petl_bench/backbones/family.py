@@ -26,5 +26,7 @@ class Family:
     # real batch is free of padding and a batch without any lets transformers skip the mask.
     batch: Callable[[Backbone, Workload, torch.device], dict[str, torch.Tensor]]
     targets: bool = True  # an example has target tokens beside its source
+    # Most images of an example, of a normalised configuration; 0 where it has none.
+    most_images: Callable[[Mapping[str, Any]], int] = lambda config: 0  # noqa: ARG005
     # Most tokens of a sequence, of a normalised configuration; None where there is no limit.
     longest: Callable[[Mapping[str, Any]], int | None] = lambda config: None  # noqa: ARG005

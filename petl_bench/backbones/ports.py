@@ -5,7 +5,7 @@ V vocabulary, H heads, K head size, F feed-forward size.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -134,6 +134,23 @@ class Dims:
             + self.num_sublayers * self.hidden_size
             + self.language_head * self.vocabulary_size
         )
+
+    def above(self, lower: int) -> "Dims":
+        """What is left without the lowest `lower` layers and what goes with them: `Ports.above`.
+
+        A stack's position table goes with its first layer, its final norm with its last one.
+        """
+        stacks = {}
+        for name, stack in self.stacks.items():
+            gone = min(lower, stack.layers)
+            lower -= gone
+            stacks[name] = replace(
+                stack,
+                layers=stack.layers - gone,
+                relative_position_buckets=0 if gone else stack.relative_position_buckets,
+                final_norm=stack.final_norm and gone < stack.layers,
+            )
+        return replace(self, stacks=stacks)
 
     def layer_parameters(self, stack: str, reduction: int = 1) -> int:
         """Parameters of one layer of `stack`, position tables apart, its widths / `reduction`."""
@@ -333,6 +350,31 @@ class Ports:
             for role, linear in sublayer.projections.items():
                 roles.setdefault(role, []).append(linear)
         return roles
+
+    def below(self, lower: int) -> list[nn.Module]:
+        """The lowest `lower` layers, and the final norm of each stack that has no other.
+
+        Layers are counted through the stacks in the order they run, so that in T5-base 6 is the
+        encoder's lower half, and 18 all but the decoder's upper half.
+        """
+        modules: list[nn.Module] = []
+        for stack in self.stacks:
+            found = stack.layers[:lower]
+            lower -= len(found)
+            modules += found
+            if len(found) == len(stack.layers) and stack.final_norm is not None:
+                modules.append(stack.final_norm)
+        return modules
+
+    def above(self, lower: int) -> "Ports":
+        """The same ports, blind to all that is `below`."""
+        gone = {inside for module in self.below(lower) for inside in module.modules()}
+        return replace(
+            self,
+            sublayers=tuple(each for each in self.sublayers if each.norm not in gone),
+            norms=tuple(norm for norm in self.norms if norm not in gone),
+            position_tables=tuple(table for table in self.position_tables if table not in gone),
+        )
 
 
 def run(block: nn.Module, recomputed: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: FBT001

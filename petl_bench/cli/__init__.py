@@ -10,7 +10,17 @@ import sys
 
 import typer
 
-from petl_bench.cli import baseline, compare, explain, inspect, present, run, verify
+from petl_bench.cli import (
+    baseline,
+    compare,
+    explain,
+    fit,
+    inspect,
+    present,
+    reproduce,
+    run,
+    verify,
+)
 from petl_bench.errors import UsageError
 
 app = typer.Typer(
@@ -25,10 +35,12 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("show")(present.show)
 app.command("report")(present.report)
+app.command("fit")(fit.fit)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.add_typer(baseline.app, name="baseline")
 app.command("verify")(verify.verify)
+app.command("reproduce")(reproduce.reproduce)
 app.command("methods")(inspect.methods)
 app.command("backbones")(inspect.backbones)
 

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
 
 if TYPE_CHECKING:
-    from petl_bench.explain import Difference, Explanation, Kind
+    from petl_bench.explain import Difference, Explanation, Kind, StepTimeline
     from petl_bench.suite import PlannedCase
     from petl_bench.tables import Cell, Table
 
@@ -52,7 +53,7 @@ def explain(  # noqa: PLR0917 - one parameter an option
     checkpointing: options.Checkpointing = None,
     accumulation_steps: options.AccumulationSteps = None,
     clip_grad_norm: options.ClipGradNorm = None,
-    zero_grad: options.ZeroGrad = None,
+    zero_grad: options.ZeroGradHabit = None,
     gpu: options.Gpu = None,
     emulate: options.Emulate = None,
     by: Annotated[View, typer.Option(help="What the largest rows tell apart.")] = View.TENSOR,
@@ -60,6 +61,10 @@ def explain(  # noqa: PLR0917 - one parameter an option
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON instead, with every tensor.")
     ] = False,
+    page: Annotated[
+        Path | None,
+        typer.Option("--html", help="Write a page, too: the step's timeline, tensor by tensor."),
+    ] = None,
 ) -> None:
     """Tell what lives at the peak, and what made it."""
     from petl_bench import cards
@@ -75,6 +80,7 @@ def explain(  # noqa: PLR0917 - one parameter an option
         source_length=source_length,
         target_length=target_length,
         optimizer=optimizer,
+        workload=workload,
         mode=mode,
         beams=beams,
         autocast=autocast,
@@ -82,7 +88,6 @@ def explain(  # noqa: PLR0917 - one parameter an option
         accumulation_steps=accumulation_steps,
         clip_grad_norm=clip_grad_norm,
         zero_grad=zero_grad,
-        workload=workload,
     )
     cells = [_planned(spec, axes) for spec in (method, against) if spec is not None]
 
@@ -90,9 +95,13 @@ def explain(  # noqa: PLR0917 - one parameter an option
     from petl_bench.profilers.simulated.era import ERAS
 
     with _quiet():
-        first, *others = [
-            explaining.explain(cell.case, card, ERAS[emulate], label=cell.label) for cell in cells
+        explained = [
+            explaining.explain_step(cell.case, card, ERAS[emulate], label=cell.label)
+            for cell in cells
         ]
+    first, *others = [found for found, _ in explained]
+    if page is not None:
+        _write_page(explained, page)
     if not others:
         _print_json(first) if as_json else _tell(first, by, top)
         return
@@ -101,6 +110,25 @@ def explain(  # noqa: PLR0917 - one parameter an option
         _print_json(explaining.Comparison(first=first, second=others[0], difference=difference))
     else:
         _tell_apart(first, others[0], difference, by, top)
+
+
+def _write_page(explained: "Sequence[tuple[Explanation, StepTimeline]]", page: Path) -> None:
+    import shlex
+
+    from petl_bench.errors import UsageError
+    from petl_bench.explain import difference
+    from petl_bench.report.explanation import write_explanation
+
+    first, *others = [found for found, _ in explained]
+    headline = difference(first, others[0]).summary if others else first.headline
+    command = shlex.join(["petl-bench", *sys.argv[1:]])
+    try:
+        write_explanation(
+            explained, page, headline=headline, setting=_setting(first), command=command
+        )
+    except OSError as error:
+        raise UsageError(f"html: cannot write {page}: {error.strerror}") from None
+    print(f"page: {page}", file=sys.stderr)
 
 
 def _planned(spec: str, axes: Mapping[str, Mapping[str, Any]]) -> "PlannedCase":

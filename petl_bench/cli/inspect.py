@@ -9,7 +9,9 @@ if TYPE_CHECKING:
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show this one's fields.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show this one's fields; peft: lists what peft has.")
+    ] = None,
 ) -> None:
     """List the methods, or one's fields, source and defaults."""
     from rich.console import Console
@@ -17,12 +19,16 @@ def methods(
 
     from petl_bench import registry
 
-    if name is None:
+    scheme = name.removesuffix(":") if name else None
+    if name is None or (name != scheme and scheme in registry.schemes()):
         table = _table("method", "title", "source")
-        for known in registry.names():
+        for known in registry.names(scheme):
             method = registry.get(known)
             table.add_row(known, escape(method.title), escape(method.source))
         Console().print(table)
+        if name is None:
+            more = ", ".join(f"petl-bench methods {scheme}:" for scheme in registry.schemes())
+            Console().print(f"more: {more}", highlight=False, markup=False)
         return
     method = registry.get(name)
     console = Console()

@@ -40,8 +40,9 @@ AccumulationSteps = Annotated[
 ClipGradNorm = Annotated[
     float | None, option("Norm that gradients are clipped to; 0 switches it off.", "1.0")
 ]
-ZeroGrad = Annotated[
-    str | None, option("free lets gradients go after a step, keep fills them with zeros.", "free")
+ZeroGradHabit = Annotated[
+    str | None,
+    option("Gradients after a step: free, or keep, filled with zeros.", "the era's, today free"),
 ]
 OptimizerName = Annotated[
     str | None,
@@ -68,13 +69,13 @@ def case_axes(
     source_length: int | None,
     target_length: int | None,
     optimizer: str | None,
-    mode: str | None = None,
-    beams: int | None = None,
-    autocast: str | None = None,
-    checkpointing: bool | None = None,
-    accumulation_steps: int | None = None,
-    clip_grad_norm: float | None = None,
-    zero_grad: str | None = None,
+    mode: str | None,
+    beams: int | None,
+    autocast: str | None,
+    checkpointing: bool | None,
+    accumulation_steps: int | None,
+    clip_grad_norm: float | None,
+    zero_grad: str | None,
     workload: str | None = None,
 ) -> dict[str, dict[str, list[Any]]]:
     """A suite's axes of backbone and workload, of the options that were given."""

@@ -21,20 +21,22 @@ def show(
         bool, typer.Option("--phases", help="Show the peak of each phase, too.")
     ] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="As LaTeX, for booktabs.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="As CSV, every number raw.")] = False,
 ) -> None:
     """Print the tables of finished runs."""
     from petl_bench.errors import UsageError
-    from petl_bench.tables import summary, to_csv, to_frame, to_markdown
+    from petl_bench.tables import summary, to_csv, to_frame, to_latex, to_markdown
 
-    if markdown and csv:
-        raise UsageError("show: --markdown and --csv exclude each other")
+    if markdown + latex + csv > 1:
+        raise UsageError("show: --markdown, --latex and --csv exclude each other")
     records = _read(runs)
     if csv:
         sys.stdout.write(to_csv(to_frame(records)))
-    elif markdown:
+    elif markdown or latex:
+        render = to_latex if latex else to_markdown
         tables = summary(records, phases=phases)
-        sys.stdout.write("\n\n".join(map(to_markdown, tables)) + "\n")
+        sys.stdout.write("\n\n".join(map(render, tables)) + "\n")
     else:
         print_tables(records, phases=phases)
 

@@ -47,7 +47,7 @@ def run(  # noqa: PLR0917 - one parameter an option
     checkpointing: options.Checkpointing = None,
     accumulation_steps: options.AccumulationSteps = None,
     clip_grad_norm: options.ClipGradNorm = None,
-    zero_grad: options.ZeroGrad = None,
+    zero_grad: options.ZeroGradHabit = None,
     profiler: Annotated[
         str,
         typer.Option(help="cuda measures, simulated predicts; auto measures where there is CUDA."),
@@ -92,6 +92,7 @@ def run(  # noqa: PLR0917 - one parameter an option
             source_length=source_length,
             target_length=target_length,
             optimizer=optimizer,
+            workload=workload,
             mode=mode,
             beams=beams,
             autocast=autocast,
@@ -99,7 +100,6 @@ def run(  # noqa: PLR0917 - one parameter an option
             accumulation_steps=accumulation_steps,
             clip_grad_norm=clip_grad_norm,
             zero_grad=zero_grad,
-            workload=workload,
         ),
     )
     plan = grid.plan()

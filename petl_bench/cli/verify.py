@@ -209,24 +209,17 @@ def _write(verification: "Verification", simulated: "Sequence[Record]", out: Pat
     import shlex
 
     from petl_bench.errors import UsageError
+    from petl_bench.store import without_timeline
     from petl_bench.verify.tables import to_report
 
     page = to_report(verification, shlex.join(["petl-bench", *sys.argv[1:]]))
-    lines = "".join(_without_timeline(record).model_dump_json() + "\n" for record in simulated)
+    lines = "".join(without_timeline(record).model_dump_json() + "\n" for record in simulated)
     try:
         (out / "simulated.jsonl").write_text(lines, encoding="utf-8")
         (out / "verify.md").write_text(page, encoding="utf-8")
     except OSError as error:
         raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
     print(f"report: {out / 'verify.md'}", file=sys.stderr)
-
-
-def _without_timeline(record: "Record") -> "Record":
-    """`record` without what nobody reads here and takes nine tenths of its line."""
-    if record.measurement is None:
-        return record
-    measurement = record.measurement.model_copy(update={"timeline": ()})
-    return record.model_copy(update={"measurement": measurement})
 
 
 def _judge(verification: "Verification", fail_on: float | None) -> None:

@@ -6,6 +6,7 @@ share one. Drawn with matplotlib's Figure class and not with pyplot: nothing glo
 peak_figure      what each method's bytes at the peak are for
 pareto_figure    peak against parameters or throughput; point_labels names its points
 timeline_figure  a step, allocation by allocation
+fit_figures      what fits into so many bytes
 drawing          what they share
 """
 
@@ -39,7 +40,7 @@ def save_figures(records: Sequence[Record], folder: Path) -> list[Path]:
     for number, group in enumerate(found, start=1):
         suffix = f"-{number}-{_slug(group.title)}" if len(found) > 1 else ""
         for name, draw in _drawable(group):
-            written += _save(draw(group.records), folder / f"{name}{suffix}")
+            written += save_figure(draw(group.records), folder / f"{name}{suffix}")
     return written
 
 
@@ -53,7 +54,8 @@ def _drawable(group: Group) -> Iterator[tuple[str, Callable[[Sequence[Record]], 
         yield "timeline", timeline
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """`figure` as PNG and SVG: the same figure, the same bytes."""
     png, svg = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.svg")
     figure.savefig(png, dpi=_PNG_DOTS_PER_INCH, metadata={"Software": None})
     with rc_context({"svg.hashsalt": "petl-bench"}):  # else element ids are drawn at random

@@ -51,10 +51,15 @@ def style_axes(axes: Axes, *, grid: Literal["x", "y", "both"]) -> None:
 
 
 def add_heading(figure: Figure, title: str, group: Group) -> None:
-    """Title, setting and legend, stacked at the top left; the axes get what is below them."""
-    height = figure.get_figheight()
+    """Title, the group's setting and legend, stacked at the top left."""
     place = f"{group.place[0].upper()}{group.place[1:]}"
-    setting = textwrap.wrap(f"{place}: {group.setting}", 120)
+    add_title(figure, title, f"{place}: {group.setting}")
+
+
+def add_title(figure: Figure, title: str, below: str) -> None:
+    """Title, a line below it and legend, stacked at the top left; the axes get the rest."""
+    height = figure.get_figheight()
+    setting = textwrap.wrap(below, 120)
     left, line = 0.012, 0.2 / height  # fractions of the figure
     top = 1 - 0.12 / height
     figure.text(left, top, title, va="top", fontsize=14, weight="bold", color=INK)

@@ -34,6 +34,7 @@ _DIRECTIONS: tuple[tuple[Side, float, float], ...] = (
     ("right", -0.8, 1.0),
     ("right", -0.8, -1.0),
 )
+_PIECES = 24  # of a sloped line
 _LEADER_POINTS = 14.0  # a label farther off than this is tied to its point by a line
 _OFFSETS = [
     _Offset(side, across * reach, up * reach)
@@ -47,12 +48,17 @@ def label_points(
     axes: Axes,
     found: Sequence[tuple[float, float, Point]],
     corners: Sequence[tuple[float, float]],
+    slopes: Sequence[Sequence[tuple[float, float]]] = (),
 ) -> None:
-    """Name every point beside it, where the name covers no point, no line and no other name."""
+    """Name every point beside it, where the name covers no point, no line and no other name.
+
+    `corners` are those of a line with right angles; `slopes` are lines of any kind.
+    """
     figure.draw_without_rendering()  # lays out, so that places on the page are known
     figure.set_layout_engine("none")
     taken = [*(_around(axes, [(x, y)], 6.0) for x, y, _ in found)]
     taken += [_around(axes, ends, 1.5) for ends in pairwise(corners)]
+    taken += [box for line in slopes for ends in pairwise(line) for box in _along(axes, ends)]
     for x, y, point in sorted(found, key=lambda each: (not each[2].best, -each[1], each[0])):
         taken.append(_place_label(axes, (x, y), point, taken))
 
@@ -64,6 +70,15 @@ def _around(axes: Axes, places: Sequence[tuple[float, float]], margin: float) ->
         .union([Bbox([at, at]) for at in axes.transData.transform(places)])
         .padded(margin)
     )
+
+
+def _along(axes: Axes, ends: Sequence[tuple[float, float]]) -> list[Bbox]:
+    """The room in pixels of a straight line, as boxes small enough to follow its slope."""
+    first, last = axes.transData.transform(ends)
+    steps = [first + (last - first) * step / _PIECES for step in range(_PIECES + 1)]
+    return [
+        Bbox.null().union([Bbox([at, at]) for at in pair]).padded(2) for pair in pairwise(steps)
+    ]
 
 
 def _place_label(

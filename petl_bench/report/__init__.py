@@ -1,18 +1,11 @@
 """Records as one HTML file that opens offline: findings, tables, charts, and how they were got."""
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import get_args
-
-from jinja2 import Environment as Templates
-from jinja2 import StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from petl_bench.record import Environment, Origin, Record, Status
 from petl_bench.report.charts import (
@@ -20,18 +13,23 @@ from petl_bench.report.charts import (
     Chart,
     legend,
     pareto_chart,
-    peak_chart,
+    peak_charts,
+    side_by_side_chart,
     timeline_charts,
 )
+from petl_bench.report.page import render, write_whole
+from petl_bench.report.reproduction import explain_command, run_command
 from petl_bench.series import Axis, throughput_label
 from petl_bench.tables import (
     ABSENT,
     Group,
     Table,
     category_peaks,
+    distinct_names,
     finding,
     groups,
     phase_peaks,
+    side_by_side,
     status_text,
     summary,
     values,
@@ -60,6 +58,8 @@ _FIT = (
     " released and the request is tried again; a case is too large where even that fails. Its bytes"
     " are still those of a card without a limit."
 )
+_PEAKS = "Peak memory by category"
+_CHOICES = {_PEAKS: "peak of"}
 _COUNTERS = (
     "Peak allocated counts the allocator's blocks that hold live tensors; peak reserved counts"
     " what the allocator holds from the device. Savings compare peak allocated."
@@ -72,6 +72,7 @@ class _Figure:
 
     title: str
     description: str  # for those who hear the page
+    choice: str  # what the options are
     options: tuple[tuple[str, str], ...]  # label, key of the chart
     legend: tuple[tuple[str, str], ...]  # name, colour; empty for a Pareto plot
 
@@ -85,6 +86,16 @@ class _Section:
     summary: Table
     details: tuple[tuple[str, Table], ...]
     figures: tuple[_Figure, ...]
+    explain: str | None  # the command that tells what is behind a timeline
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Comparison:
+    """The groups side by side."""
+
+    table: Table
+    key: str  # of the chart
+    legend: tuple[tuple[str, str], ...]  # name, colour
 
 
 def write_report(records: Sequence[Record], path: Path, *, command: str) -> None:
@@ -95,24 +106,15 @@ def write_report(records: Sequence[Record], path: Path, *, command: str) -> None
     """
     if not records:
         raise ValueError("there are no records to report")
-    text = _render(records, command)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_whole(_render(records, command), path)
 
 
 def _render(records: Sequence[Record], command: str) -> str:
     charts: dict[str, Chart] = {}
     found = groups(records)
     sections = [_section(group, number, charts) for number, group in enumerate(found, start=1)]
-    templates = Templates(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return templates.from_string(_asset("report.html.jinja")).render(
+    return render(
+        "report.html.jinja",
         headline=max(sections, key=_best_saving),
         sections=sections,
         charts=charts,
@@ -120,20 +122,20 @@ def _render(records: Sequence[Record], command: str) -> str:
         failures=[(group, _failures(group)) for group in found if _failures(group)],
         environments=_environment_rows(records),
         questions=[
-            (record.label, json.dumps(record.case.method.config), record.case_id, record.origin)
+            (
+                record.label,
+                run_command(record),
+                json.dumps(record.case.method.config),
+                record.case_id,
+                record.origin,
+            )
             for record in records
         ],
+        comparison=_comparison(records, charts),
         how=_how(records),
         command=command,
         when=_when(records),
-        css=Markup(_asset("report.css")),  # noqa: S704 - our own file, no one's input
-        js=Markup(_asset("report.js")),  # noqa: S704 - our own file
-        plotly=Markup(get_plotlyjs()),  # noqa: S704 - plotly's own file
     )
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _section(group: Group, number: int, charts: dict[str, Chart]) -> _Section:
@@ -148,6 +150,9 @@ def _section(group: Group, number: int, charts: dict[str, Chart]) -> _Section:
         figures.append(
             _Figure(
                 title=title,
+                choice="peak of"
+                if len(options) > 1 and options[0][0] == "whole step"
+                else "method",
                 description=f"{title}: {group.title}. The tables hold the same numbers.",
                 options=tuple(zip(labels, keys, strict=True)),
                 legend=tuple(legend([chart for _, chart in options])),
@@ -159,6 +164,29 @@ def _section(group: Group, number: int, charts: dict[str, Chart]) -> _Section:
         summary=table,
         details=(("Peak of each phase", phases), ("What the peak is made of", categories)),
         figures=tuple(figures),
+        explain=next(
+            (
+                explain_command(record)
+                for record in group.records
+                if record.origin is Origin.SIMULATED and record.measurement
+            ),
+            None,
+        ),
+    )
+
+
+def _comparison(records: Sequence[Record], charts: dict[str, Chart]) -> _Comparison | None:
+    """The groups side by side, if there are more than one; its chart is added to `charts`."""
+    table = side_by_side(records)
+    if table is None:
+        return None
+    found = groups(records)
+    charts["side-by-side"] = chart = side_by_side_chart(found)
+    colours = [trace["marker"]["color"] for trace in chart["data"]]
+    return _Comparison(
+        table=table,
+        key="side-by-side",
+        legend=tuple(zip(distinct_names(found), colours, strict=True)),
     )
 
 
@@ -173,8 +201,7 @@ def _chart_options(group: Group) -> list[tuple[str, list[tuple[str, Chart]]]]:
         "trainable_parameters": "Peak memory against trainable parameters",
         "throughput": f"Peak memory against {throughput_label(group)}",
     }
-    peak = peak_chart(group)
-    found = [("Peak memory by category", [("all", peak)] if peak else [])]
+    found = [(_PEAKS, peak_charts(group))]
     for axis in get_args(Axis):
         chart = pareto_chart(group, axis)
         found.append((against[axis], [("all", chart)] if chart else []))

@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from petl_bench.record import Category
+from petl_bench.record import Category, Phase
 from petl_bench.series import (
     PALETTE,
     UNATTRIBUTED,
@@ -29,7 +29,7 @@ from petl_bench.series import (
     throughput_label,
     timelines,
 )
-from petl_bench.tables import Group, percent
+from petl_bench.tables import Group, distinct_names, peaks_by_label, percent
 from petl_bench.units import format_bytes, format_count
 
 Chart = dict[str, Any]
@@ -37,6 +37,7 @@ Chart = dict[str, Any]
 
 FRONTIER = "Pareto frontier: nothing beats it in both"
 _LABEL_WIDTH = 18  # characters; longer ones are broken, or a phone has no room left for bars
+_SHADES = ("#2F5D8C", "#EE7733", "#2A9D8F", "#8A93A0", "#CC3311", "#56B4E9", "#E9C46A", "#332288")
 _BAND = "rgba(128, 140, 155, 0.10)"
 
 
@@ -55,12 +56,24 @@ def legend(charts: Sequence[Chart]) -> list[tuple[str, str]]:
     return sorted(shown.items(), key=lambda item: order.index(item[0]) if item[0] in order else 99)
 
 
-def peak_chart(group: Group) -> Chart | None:
-    """Stacked bars of peak memory by category; None when nothing finished."""
-    found = bars(group)
-    largest = max((bar.peak_bytes or 0 for bar in found), default=0)
+def peak_charts(group: Group) -> list[tuple[str, Chart]]:
+    """Stacked bars by category of the whole step's peak and of each phase's, all to one scale.
+
+    None at all when nothing finished.
+    """
+    whole = bars(group)
+    largest = max((bar.peak_bytes or 0 for bar in whole), default=0)
     if not largest:
-        return None
+        return []
+    phases = [(phase, bars(group, phase)) for phase in Phase]
+    return [("whole step", _peak_chart(whole, largest))] + [
+        ("loaded" if phase is Phase.LOAD else phase.replace("_", " "), _peak_chart(found, largest))
+        for phase, found in phases
+        if any(bar.peak_bytes for bar in found)
+    ]
+
+
+def _peak_chart(found: Sequence[Bar], largest: int) -> Chart:
     unit, unit_name = byte_axis(largest)
     labels = [_broken(bar.label) for bar in found]
     lines = sum(max(2, label.count("<br>") + 1) for label in labels)
@@ -133,6 +146,48 @@ def _note(bar: Bar, index: int, unit: int) -> Chart:
         "align": "left",
         "xshift": 4,
         "showarrow": False,
+    }
+
+
+def side_by_side_chart(found: Sequence[Group]) -> Chart:
+    """Bars of the peak of every method, one a group."""
+    peaks = [peaks_by_label(group) for group in found]
+    labels = list(dict.fromkeys(label for by_label in peaks for label in by_label))
+    largest = max((size or 0 for by_label in peaks for size in by_label.values()), default=0) or 1
+    unit, unit_name = byte_axis(largest)
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": _plain(name),
+            "x": [(by_label.get(label) or 0) / unit for label in labels],
+            "y": list(range(len(labels))),
+            "marker": {"color": _SHADES[number % len(_SHADES)]},
+            "customdata": [format_bytes(by_label.get(label) or 0) for label in labels],
+            "hovertemplate": "%{customdata}",
+        }
+        for number, (name, by_label) in enumerate(zip(distinct_names(found), peaks, strict=True))
+    ]
+    return {
+        "data": traces,
+        "layout": {
+            "barmode": "group",
+            "bargap": 0.25,
+            "height": 90 + len(labels) * max(34, 16 * len(found)),
+            "hovermode": "y unified",
+            "margin": {"l": 8, "r": 8, "t": 8, "b": 44},
+            "showlegend": False,
+            "xaxis": {"title": {"text": f"peak allocated memory ({unit_name})"}},
+            "yaxis": {
+                "automargin": True,
+                "tickvals": list(range(len(labels))),
+                "ticktext": [_broken(label) for label in labels],
+                "range": [len(labels) - 0.5, -0.5],
+                "showgrid": False,
+                "showspikes": False,
+                "zeroline": False,
+            },
+        },
     }
 
 
@@ -239,6 +294,7 @@ def _timeline_chart(found: Timeline, largest: int) -> Chart:
         "line": {"width": 0, "shape": "hv"},  # for the hover only
         "hovertemplate": f"%{{y:.3f}} {unit_name}",
     }
+    shapes, notes = phase_shapes(found.bands)
     return {
         "data": [*traces, total],
         "layout": {
@@ -255,20 +311,26 @@ def _timeline_chart(found: Timeline, largest: int) -> Chart:
                 "title": {"text": f"allocated memory ({unit_name})"},
                 "range": [0, 1.12 * largest / unit],
             },
-            "shapes": [_band(first, end) for _, first, end in found.bands[::2]],
-            "annotations": [
-                {
-                    "x": (first + end) / 2,
-                    "y": 1,
-                    "yref": "paper",
-                    "yanchor": "top",
-                    "text": phase.replace("_", "<br>"),
-                    "showarrow": False,
-                }
-                for phase, first, end in found.bands
-            ],
+            "shapes": shapes,
+            "annotations": notes,
         },
     }
+
+
+def phase_shapes(bands: Sequence[tuple[str, int, int]]) -> tuple[list[Chart], list[Chart]]:
+    """Shading and names of phases, each with its first event and the first one after it."""
+    notes: list[Chart] = [
+        {
+            "x": (first + end) / 2,
+            "y": 1,
+            "yref": "paper",
+            "yanchor": "top",
+            "text": phase.replace("_", "<br>"),
+            "showarrow": False,
+        }
+        for phase, first, end in bands
+    ]
+    return [_band(first, end) for _, first, end in bands[::2]], notes
 
 
 def _band(first: int, end: int) -> Chart:

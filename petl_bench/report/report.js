@@ -13,6 +13,7 @@ function theme() {
 }
 
 function themedTrace(trace, colours) {
+  if (trace.meta === "band") return { ...trace, line: { ...trace.line, color: colours.card } };
   const colour = { frontier: "accent", best: "accent", beaten: "beaten" }[trace.meta];
   if (!colour) return trace;
   const themed = structuredClone(trace);
@@ -42,7 +43,7 @@ function themedLayout(layout, colours, narrow) {
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colours.ink },
-    hoverlabel: { bgcolor: colours.card, bordercolor: colours.line, font: { color: colours.ink } },
+    hoverlabel: { align: "left", bgcolor: colours.card, bordercolor: colours.line, font: { color: colours.ink } },
   };
 }
 
@@ -170,7 +171,36 @@ function sortBy(table, column, sign) {
   body.append(...rows.map(({ row }) => row));
 }
 
+// Filtering: rows that hold every word stay.
+
+const FEWEST_ROWS = 5; // below, a filter would be longer than the table
+
+function addFilter(table) {
+  const rows = [...table.tBodies[0].rows];
+  if (rows.length < FEWEST_ROWS) return;
+  const region = table.closest(".scroll");
+  const label = document.createElement("label");
+  const input = document.createElement("input");
+  const count = document.createElement("output");
+  label.className = "filter";
+  input.type = "search";
+  input.placeholder = "words, all of which a row must hold";
+  label.append("Filter ", input, count);
+  region.before(label);
+  input.addEventListener("input", () => {
+    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of rows) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+      shown += !row.hidden;
+    }
+    count.textContent = words.length ? `${shown} of ${rows.length} rows` : "";
+  });
+}
+
 for (const table of document.querySelectorAll("table.sortable")) {
+  addFilter(table);
   const headers = [...table.tHead.rows[0].cells];
   headers.forEach((header, column) => header.querySelector("button").addEventListener("click", () => {
     const order = header.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";

@@ -5,6 +5,7 @@ import torch
 
 from petl_bench import backbones
 from petl_bench.errors import UsageError
+from petl_bench.suite import Suite
 
 
 @pytest.fixture
@@ -39,6 +40,7 @@ def test_a_config_written_by_transformers_gives_the_same_backbone(tiny, tmp_path
         ("pooled_grid", None),
         ("image_encoder", "vit"),
         ("image_encoder", 3),
+        ("image_encoder", ["vit-b32"]),
         ("d_model", 0),
     ],
 )
@@ -48,9 +50,17 @@ def test_a_dimension_that_makes_no_sense_is_told_by_field_and_value(folder, fiel
     assert repr(value) in str(refused.value)
 
 
-def test_more_images_than_the_backbone_takes_are_refused(built, workload):
-    with pytest.raises(UsageError, match=r"images: the backbone takes up to 2 \(got 3\)"):
-        built("full", workload.model_copy(update={"images": 3}))
+def test_more_images_than_the_backbone_takes_are_refused():
+    suite = Suite(
+        methods=("full",), backbone={"name": ["clip-t5-base"]}, workload={"images": [2, 3]}
+    )
+    with pytest.raises(UsageError, match=r"images: clip-t5-base takes at most 2 \(got 3\)"):
+        suite.plan()
+
+
+def test_images_make_no_other_question_of_a_backbone_that_sees_none():
+    (planned,) = Suite(methods=("full",), workload={"images": [1, 2]}).plan()
+    assert planned.case.workload.images == 1
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])

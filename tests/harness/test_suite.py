@@ -102,7 +102,10 @@ def test_a_file_may_leave_out_everything(suite_file):
         ('method = ["lst"]', ["suite", "'method'", "did you mean methods"]),
         ("[workloads]\nbatch_size = 8", ["suite", "'workloads'", "did you mean workload"]),
         ("[backbone]\nnmae = 't5-small'", ["backbone", "'nmae'", "did you mean name"]),
-        ("[backbone]\nbatch_size = 8", ["backbone", "'batch_size'", "name, dtype, attention"]),
+        (
+            "[backbone]\nbatch_size = 8",
+            ["backbone", "'batch_size'", "attention, quantize"],
+        ),
         ("[workload]\nbatchsize = 8", ["workload", "'batchsize'", "did you mean batch_size"]),
         ("[workload]\nlength = 8", ["workload", "'length'", "_length_tokens"]),
         ("[workload]\nzzz = 8", ["workload", "'zzz'", "it has: batch_size"]),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from petl_bench import backbones, method_spec, registry
+from petl_bench import method as method_of
 from petl_bench.backbones import FAMILIES
 from petl_bench.case import Backbone, Mode, Workload
 from petl_bench.profilers.simulated.autocast import autocast_on_meta
@@ -56,6 +57,7 @@ DECODER = {
     "intermediate_size": 64,
 }
 TINY_OTHERS = {
+    "clip-t5": {**TINY, "feature_size": 10, "feature_grid": 3, "pooled_grid": 2},
     "bert": ENCODER,
     "roberta": ENCODER,
     "bart-encoder": BART,
@@ -64,6 +66,19 @@ TINY_OTHERS = {
     "qwen2": {**DECODER, "tie_word_embeddings": True},
     "qwen3": DECODER,
     "mistral": DECODER,
+    # Architectures without a file of ours.
+    "auto-causal-lm": {
+        "model_type": "opt",
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "ffn_dim": 64,
+        "word_embed_proj_dim": 32,
+        "max_position_embeddings": 200,
+    },
+    "auto-sequence-classification": {"model_type": "electra", "embedding_size": 32, **ENCODER},
+    "auto-seq2seq-lm": {"model_type": "pegasus", **BART, "pad_token_id": 0},
 }
 """A tiny configuration of every family but T5's, as a config.json has it."""
 
@@ -106,7 +121,8 @@ class Built:
 
 
 def build(spec: str, backbone: Backbone, device: str = "cpu", seed: int = 0) -> Built:
-    ((_, choice),) = method_spec.parse_specs(spec)
+    ((_, asked),) = method_spec.parse_specs(spec)
+    choice = method_spec.fitted(asked, backbone)
     method = registry.get(choice.name)
     config = method_spec.validated_config(method, choice.config)
     family = FAMILIES[backbone.family]
@@ -114,7 +130,7 @@ def build(spec: str, backbone: Backbone, device: str = "cpu", seed: int = 0) -> 
     with torch.device(device):
         plain = family.build(backbone)
         ports = family.ports(plain)
-        model = method.attach(plain, ports, config)
+        model = method_of.attach(method, plain, ports, config)
     return Built(backbone, plain, model, ports, config, method)
 
 

@@ -95,3 +95,47 @@ def put(*, accumulate):
     with ledger:
         x.index_put_((rows,), values, accumulate=accumulate)
     return ledger.sizes[1:]
+
+
+def made(run, *inputs):
+    """Sizes in the order in which they are allocated, on an A100."""
+    ledger = Ledger(card=CARDS["a100-80gb"])
+    ledger.adopt(inputs, Category.INPUT)
+    with ledger:
+        run(*inputs)
+    return ledger.sizes[len(inputs) :]
+
+
+def test_indexing_by_int32_converts_the_indices():
+    """TensorAdvancedIndexing.cpp, make_info: the kernel reads int64."""
+    indices = torch.empty(5, dtype=torch.int32, device="meta")
+    assert made(lambda x, i: x[i], meta(10, 3), indices) == [5 * 8, 5 * 3 * 4]
+    assert made(lambda x, i: x[i], meta(10, 3), ids(5)) == [5 * 3 * 4]
+
+
+def test_indices_that_are_broadcast_are_written_out():
+    """TensorAdvancedIndexing.cpp, make_info: a column and a row, each as [4, 5]."""
+    column, row = ids(4).unsqueeze(1), ids(5)
+    assert made(lambda x, i, j: x[i, j], meta(10, 10), column, row) == [4 * 5 * 8] * 2 + [4 * 5 * 4]
+
+
+def test_sorting_rows_borrows_their_places():
+    """Sort.cpp, sort_cuda_kernel: values, places, and 0, 1, 2, ... of one row."""
+    assert made(torch.sort, meta(6, 100)) == [6 * 100 * 4, 6 * 100 * 8, 100 * 8]
+
+
+def test_sorting_one_long_row_borrows_what_cub_does():
+    """Sort.cpp beyond 4,096; dispatch_radix_sort.cuh: 4 passes, tiles of 3,072, second buffers."""
+    n = 6144
+    cub = 4 * 256 * 8 + 2 * 256 * 4 + n * 4 + n * 8 + 256 + 255
+    assert made(torch.sort, meta(n)) == [n * 4, n * 8, n * 8, cub]
+
+
+def test_running_sums_of_rows_borrow_nothing():
+    """ScanKernels.cpp; as RoBERTa counts its places, from int64."""
+    assert made(lambda x: x.cumsum(1), torch.empty(4, 8, dtype=torch.long, device="meta")) == [256]
+
+
+def test_a_running_sum_of_one_row_borrows_what_cub_does():
+    """ScanKernels.cpp; dispatch_scan.cuh: 1,000 fp32 are one tile of 1,920, 33 words of 8."""
+    assert made(lambda x: x.cumsum(0), meta(1000)) == [4000, 512 + 255 + 1 + 255]

@@ -204,6 +204,18 @@ def test_a_linear_layer_adds_its_bias_as_it_writes():
     assert stream(F.linear, meta(4, 6, 8), meta(5, 8), meta(5)) == [4 * 6 * 5 * 4]
 
 
+@pytest.mark.parametrize(("trains", "copies"), [(False, []), (True, [4 * 6 * 8 * 4])])
+def test_a_linear_layer_of_a_transposed_input_adds_its_bias_in_place(trains, copies):
+    """Linear.cpp, linear: no second result for the bias, as under a mode (isTensorSubclassLike).
+
+    LinearAlgebra.cpp, should_fold: with a weight that trains the input is copied and folded to two
+    dimensions; with a frozen one it is a batch.
+    """
+    weight = meta(5, 8, grad=trains)
+    made = stream(lambda x, w, b: F.linear(x.transpose(0, 1), w, b), meta(6, 4, 8), weight, meta(5))
+    assert [size for size in made if size > 0] == [*copies, 4 * 6 * 5 * 4]
+
+
 def test_a_convolution_makes_its_result():
     """Convolution.cpp, _convolution: a bias is added in place; cuDNN's workspace is not known."""
     x, weight, bias = meta(2, 3, 32, 32), meta(16, 3, 4, 4), meta(16)
@@ -276,9 +288,31 @@ def test_a_sum_over_everything_splits_one_row():
     assert made == [4, *borrowed(4 * 128, 4)]
 
 
+def test_integers_are_summed_in_8_bytes():
+    """ReduceSumProdKernel.cu: as above, in the result's type."""
+    counts = torch.empty(1024, 1024, dtype=torch.long, device="meta")
+    assert stream(lambda x: x.sum(), counts) == [8, *borrowed(8 * 128, 4)]
+
+
 def test_few_rows_are_summed_in_one_block():
     """Reduce.cuh: 200 rows over 4 threads are 50 a thread, less than 256."""
     assert stream(lambda x: x.sum(0), meta(200, 768)) == [768 * 4]
+
+
+def test_what_lies_along_the_sum_is_split_along_it():
+    """Reduce.cuh: the same sum of a transposed [768, 12800]; 512 threads a column have 25 each."""
+    assert stream(lambda x: x.T.sum(0), meta(768, 12_800)) == [768 * 4]
+
+
+def test_kept_dimensions_stay_in_the_results_order():
+    """TensorIterator.cpp, reorder_dimensions: [12800, 8, 96] whose last two are swapped in memory.
+
+    The fastest kept dimension is the result's, of 96 elements that lie 8 apart, so nothing is
+    loaded as vectors: 32 x 16 threads a block, 24 blocks, 800 rows a thread. 432 places over 24 are
+    18 a column.
+    """
+    made = stream(lambda x: x.transpose(1, 2).sum(0), meta(12_800, 96, 8))
+    assert made == [768 * 4, *borrowed(4 * 768 * 18 * 32, 24 * 4)]
 
 
 def test_the_mean_of_squares_of_a_row_needs_no_parts():

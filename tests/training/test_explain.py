@@ -19,6 +19,7 @@ from petl_bench.explain import (
     collapsed,
     difference,
     explain,
+    explain_step,
     kind,
     module_tree,
     totals,
@@ -461,3 +462,43 @@ def test_what_cannot_be_explained_is_said_in_one_line(arguments, told, typed, fo
     assert code == 2
     assert out == ""
     assert told in err
+
+
+# --- the step, tensor by tensor -----------------------------------------------------------------
+
+
+def test_bands_and_rest_are_what_the_record_says_is_allocated_at_every_moment(case_of):
+    case = case_of("lora")
+    seen = simulate(case, CARD)
+    found, timeline = explain_step(case, CARD, bands=30)
+    assert 10 < len(timeline.bands) <= 30 < timeline.tensors
+    alive = [timeline.alive(band) for band in timeline.bands]
+    for place, (moment, point) in enumerate(zip(timeline.moments, seen.timeline, strict=True)):
+        sizes = dict(moment.rest)
+        assert min(sizes.values(), default=0) >= 0
+        for band, there in zip(timeline.bands, alive, strict=True):
+            if there[place]:
+                category = band.tensor.category
+                sizes[category] = sizes.get(category, 0) + band.tensor.allocated_bytes
+        assert {c: size for c, size in sizes.items() if size} == point.by_category
+    assert found == explain(case, CARD, label=found.label)
+
+
+def test_html_writes_a_page_beside_what_is_printed(typed, folder, tmp_path):
+    page = tmp_path / "lora.html"
+    words = ("explain", "lora", "--backbone", str(folder), *OPTIONS, "--html", str(page))
+    code, out, err = typed(*words)
+    assert code == 0, err
+    assert "lora on" in out
+    assert str(page) in err
+    text = page.read_text()
+    assert "modeling_t5.py:" in text
+    assert "encoder.block.0" in text
+
+
+def test_a_page_that_cannot_be_written_is_refused_in_one_line(typed, folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = ("explain", "lora", "--backbone", str(folder), *OPTIONS)
+    code, _, err = typed(*words, "--html", str(tmp_path / "file" / "page.html"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: html: cannot write")

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from petl_bench.record import Phase
+
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}  # fp32, sums in another order
 
 
@@ -53,6 +55,56 @@ def test_lora_trains_the_targets_it_was_given_and_names_unknown_ones(attach, bac
     assert {owner.rsplit(".", 1)[1] for owner in owners} == {"o", "wi"}
     with pytest.raises(ValueError, match=r"lora: no projection 'up'; here are: q, k, v, o"):
         attach("lora[targets=up]", backbone)
+
+
+def gradients(built):
+    """Of every parameter that trains, after one backward without dropout."""
+    built.model.eval()
+    built.model(**built.batch())["loss"].backward()
+    return {
+        name: parameter.grad
+        for name, parameter in built.model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def test_lora_fa_trains_what_pefts_lora_fa_trains_with_loras_own_gradients(attach, backbone):
+    """peft has LoRA-FA as an optimizer, which freezes every A when it is made."""
+    from peft.optimizers import create_lorafa_optimizer
+
+    ours = attach("lora_fa[r=2,alpha=4,dropout=0]", backbone)
+    plain = attach("lora[r=2,alpha=4,dropout=0]", backbone)
+    found, of_lora = gradients(ours), gradients(plain)
+    assert {name for name in of_lora if "lora_B" in name} == set(found)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, of_lora[name])
+    assert any(gradient.abs().sum() > 0 for gradient in found.values())
+    create_lorafa_optimizer(model=plain.model, r=2, lora_alpha=4, lr=1e-3)
+    theirs = {name for name, p in plain.model.named_parameters() if p.requires_grad}
+    assert theirs == set(found)
+
+
+def alive_after_forward(ledger):
+    """Bytes alive when the first forward ends: no optimizer state is there yet."""
+    first = next(window for window in ledger.windows if window.phase is Phase.FORWARD)
+    return sum(
+        ledger.sizes[event] if event >= 0 else -ledger.sizes[~event]
+        for event in ledger.events[: first.stop]
+    )
+
+
+def test_lora_fa_does_not_keep_what_loras_a_reads(attach, backbone, ledger_of, small_workload):
+    """On the feed-forward's wo: dropout's result of [B, T, 64] in float32, in four layers a stack.
+
+    The source paper's table 1 writes bsd + bsr against bsr. The narrow A x both keep, for B.
+    """
+    lora, lora_fa = (
+        alive_after_forward(ledger_of(attach(f"{name}[r=2,targets=wo]", backbone, "meta")))
+        for name in ("lora", "lora_fa")
+    )
+    load = small_workload
+    tokens = load.batch_size * (load.source_length_tokens + load.target_length_tokens)
+    assert lora - lora_fa == 4 * tokens * 64 * 4
 
 
 def test_prompt_tuning_is_the_backbone_on_concatenated_embeddings(attach, backbone, reference):

@@ -20,17 +20,11 @@ from petl_bench.backbones.clip_t5.images import IMAGE_SIZE, VIT_PATCHES, clip_vi
 from petl_bench.backbones.clip_t5.thin import ThinClipT5Stack
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Dims, ExtraInput, Ports, Sight
+from petl_bench.backbones.shape import read
 from petl_bench.case import Backbone, ConfigValue, Workload
-from petl_bench.errors import UsageError
 
-_DEFAULTS: dict[str, ConfigValue] = {
-    "feature_size": 2048,
-    "feature_grid": 7,
-    "pooled_grid": 6,
-    "images": 2,
-    "image_encoder": None,
-}
-_BASE = t5.PUBLISHED["t5-base"] | _DEFAULTS | {"vocab_size": 32_200}
+_SIZES = {"feature_size": 2048, "feature_grid": 7, "pooled_grid": 6, "images": 2}
+_BASE = t5.PUBLISHED["t5-base"] | _SIZES | {"image_encoder": None, "vocab_size": 32_200}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "clip-t5-base": _BASE,
     **{
@@ -42,15 +36,12 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 def _normalise(config: Mapping[str, Any]) -> dict[str, ConfigValue]:
-    shape = {key: config.get(key, default) for key, default in _DEFAULTS.items()}
-    for key, value in shape.items():
-        if isinstance(_DEFAULTS[key], int) and (type(value) is not int or value < 1):
-            raise ValueError(f"{key} must be a positive whole number (got {value!r})")
-    encoder = shape["image_encoder"]
-    if encoder not in {None, *VIT_PATCHES}:
+    sizes = read(config, _SIZES)
+    encoder = config.get("image_encoder")
+    if encoder not in (None, *VIT_PATCHES):
         known = ", ".join(VIT_PATCHES)
         raise ValueError(f"image_encoder must be null or one of {known} (got {encoder!r})")
-    return t5.FAMILY.normalise(config) | shape
+    return t5.FAMILY.normalise(config) | sizes | {"image_encoder": encoder}
 
 
 def _dims(config: Mapping[str, Any]) -> Dims:
@@ -65,12 +56,11 @@ def _build(backbone: Backbone) -> nn.Module:
     from petl_bench.backbones.clip_t5.modeling import ClipT5, ClipT5Config  # noqa: PLC0415
 
     config = ClipT5Config(**backbone.config, decoder_start_token_id=0, use_cache=False)
+    create = ClipT5._from_config  # noqa: SLF001 - what AutoModel calls
+    model: Any = from_config(create, config, backbone)
     name = backbone.config["image_encoder"]
-    # What AutoModel's from_config calls.
-    model: Any = from_config(ClipT5._from_config, config, backbone)  # noqa: SLF001
     if name is not None:
-        vit = clip_vit(str(name), backbone.attention.value)
-        model.encoder.image_encoder = vit.to(TORCH_DTYPES[backbone.dtype])
+        model.encoder.image_encoder = clip_vit(str(name), backbone)
     t5.keep_in_fp32(model, backbone.dtype)
     return model  # type: ignore[no-any-return]
 
@@ -101,8 +91,6 @@ def _show(encoder: nn.Module, sight: Sight) -> None:
 def _batch(backbone: Backbone, workload: Workload, device: torch.device) -> dict[str, torch.Tensor]:
     config: Mapping[str, Any] = backbone.config
     B, images, cells = workload.batch_size, workload.images, config["feature_grid"] ** 2
-    if images > config["images"]:
-        raise UsageError(f"images: the backbone takes up to {config['images']} (got {images})")
     shape: tuple[int, ...]
     if config["image_encoder"] is None:
         name, shape = "image_features", (images * cells, config["feature_size"])
@@ -124,4 +112,5 @@ FAMILY = Family(
     build=_build,
     ports=_ports,
     batch=_batch,
+    most_images=lambda config: config["images"],
 )

@@ -8,6 +8,9 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from petl_bench.backbones.build import from_config
+from petl_bench.case import Backbone
+
 _CLIP_VIT_B = {  # Radford et al. 2021, arXiv:2103.00020, table 20
     "hidden_size": 768,
     "intermediate_size": 3072,
@@ -49,10 +52,10 @@ class FrozenImageEncoder(nn.Module):
         return features.reshape(len(pixels), -1, features.shape[-1])  # type: ignore[no-any-return]
 
 
-def clip_vit(name: str, attention: str) -> FrozenImageEncoder:
-    """CLIP's ViT-B with random weights, `attention` by transformers' name."""
+def clip_vit(name: str, backbone: Backbone) -> FrozenImageEncoder:
+    """CLIP's ViT-B with random weights, in the dtype and attention of `backbone`."""
     from transformers import CLIPVisionConfig, CLIPVisionModel  # noqa: PLC0415 - only workers
 
     config = CLIPVisionConfig(**_CLIP_VIT_B, patch_size=VIT_PATCHES[name])
-    network: nn.Module = CLIPVisionModel._from_config(config, attn_implementation=attention)  # noqa: SLF001
-    return FrozenImageEncoder(network)
+    create = CLIPVisionModel._from_config  # noqa: SLF001 - what AutoModel calls
+    return FrozenImageEncoder(from_config(create, config, backbone))

@@ -22,6 +22,16 @@ class _Peak:
     by_category: list[int] = field(default_factory=lambda: [0] * len(_CATEGORIES))
 
 
+@dataclass(frozen=True, slots=True)
+class Life:
+    """One storage's time in a step."""
+
+    index: int  # in the ledger
+    block_bytes: int
+    born: int  # event of the step; -1 for what was there before
+    died: int | None  # None for what stays
+
+
 class Accountant:
     """Replays windows of a ledger through one allocator, in the order they are given."""
 
@@ -81,6 +91,33 @@ class Accountant:
                     TimelinePoint(event=stop - first, phase=window.phase, by_category=by_category)
                 )
         return points
+
+    def lives(self, windows: Sequence[Window]) -> tuple[list[Life], list[TimelinePoint]]:
+        """Every storage of a step, and the moments of `timeline`, each with its own event."""
+        first, last = windows[0].start, windows[-1].stop
+        stretch = max(1, (last - first) // TIMELINE_POINTS)
+        born = dict.fromkeys(self._blocks, -1)
+        sizes = dict(self._blocks)
+        died: dict[int, int] = {}
+        points = []
+        for window in windows:
+            for start in range(window.start, window.stop, stretch):
+                crest, moment = self._raised(_Peak()), start - first - 1
+                for place in range(start, min(start + stretch, window.stop)):
+                    event = self._ledger.events[place]
+                    self._apply(event)
+                    if event < 0:
+                        died[~event] = place - first
+                    else:
+                        born[event], sizes[event] = place - first, self._blocks[event]
+                    if self._allocator.allocated_bytes > crest.allocated:
+                        crest, moment = self._raised(crest), place - first
+                point = TimelinePoint(
+                    event=moment, phase=window.phase, by_category=_named(crest.by_category)
+                )
+                points.append(point)
+        lives = [Life(index, sizes[index], when, died.get(index)) for index, when in born.items()]
+        return lives, points
 
     def _apply(self, event: int) -> None:
         if event >= 0:

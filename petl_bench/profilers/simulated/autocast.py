@@ -171,9 +171,18 @@ def as_one(operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
     Outside of autocast it is called as it is.
     """
+    return _as_one(None, operator, *args, **kwargs)
+
+
+def as_one_in_fp32(operator: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """As `as_one`, of the fp32 list."""
+    return _as_one(torch.float32, operator, *args, **kwargs)
+
+
+def _as_one(to: torch.dtype | None, operator: Any, *args: Any, **kwargs: Any) -> Any:
     if _State.dtype is None:
         return operator(*args, **kwargs)
-    return _inside(partial(_cast_first, None), operator, *args, **kwargs)
+    return _inside(partial(_cast_first, to), operator, *args, **kwargs)
 
 
 def _cast(to: torch.dtype, value: Any) -> Any:

@@ -1,17 +1,28 @@
 """Whether a case fits: its ledger replayed through an allocator that can run full."""
 
+from dataclasses import dataclass
+
 from petl_bench.case import Workload
 from petl_bench.profilers.simulated.allocator import CachingAllocator, OutOfMemoryError
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
-from petl_bench.profilers.simulated.ledger import Ledger
-from petl_bench.profilers.simulated.windows import split
+from petl_bench.profilers.simulated.windows import Recorded, split
 from petl_bench.record import Refusal
 
 
-def refusal(
-    ledger: Ledger, workload: Workload, capacity_bytes: int, settings: AllocatorSettings
-) -> Refusal | None:
-    """The first request that `capacity_bytes` are too few for; None where the case fits.
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What came of a case in so many bytes."""
+
+    refusal: Refusal | None  # the first; None where the case fits
+    refused: int | None  # index in the ledger of the storage that was refused
+    peak_allocated_bytes: int  # of the measured steps, up to the refusal
+    peak_reserved_bytes: int  # likewise
+
+
+def attempt(
+    ledger: Recorded, workload: Workload, capacity_bytes: int | None, settings: AllocatorSettings
+) -> Trial:
+    """The case in `capacity_bytes`; None is a device that is never full.
 
     Fragments count, and so does what helps against them: where the device is full, cached
     segments are released and the request is tried again. Loading, the warm-up and each measured
@@ -19,7 +30,10 @@ def refusal(
     """
     allocator = CachingAllocator(capacity_bytes, settings)
     load, warm_up, steady = split(ledger, workload)
-    for window in (load, *warm_up, *steady * workload.measured_steps):
+    allocated = reserved = 0
+    for number, window in enumerate((load, *warm_up, *steady * workload.measured_steps)):
+        if number == 1 + len(warm_up):
+            allocated, reserved = allocator.allocated_bytes, allocator.reserved_bytes
         for event in ledger.events[window.start : window.stop]:
             if event < 0:
                 allocator.free(~event)
@@ -27,7 +41,7 @@ def refusal(
             try:
                 allocator.malloc(event, ledger.sizes[event])
             except OutOfMemoryError as error:
-                return Refusal(
+                refusal = Refusal(
                     requested_bytes=ledger.sizes[event],
                     phase=window.phase,
                     category=ledger.categories[event],
@@ -35,4 +49,21 @@ def refusal(
                     allocated_bytes=error.allocated_bytes,
                     reserved_bytes=error.reserved_bytes,
                 )
-    return None
+                return Trial(
+                    refusal=refusal,
+                    refused=event,
+                    peak_allocated_bytes=allocated,
+                    peak_reserved_bytes=reserved,
+                )
+            allocated = max(allocated, allocator.allocated_bytes)
+            reserved = max(reserved, allocator.reserved_bytes)
+    return Trial(
+        refusal=None, refused=None, peak_allocated_bytes=allocated, peak_reserved_bytes=reserved
+    )
+
+
+def refusal(
+    ledger: Recorded, workload: Workload, capacity_bytes: int, settings: AllocatorSettings
+) -> Refusal | None:
+    """The first request that `capacity_bytes` are too few for; None where the case fits."""
+    return attempt(ledger, workload, capacity_bytes, settings).refusal

@@ -56,8 +56,8 @@ class CudaKernels(TorchFunctionMode):
             F.dropout: fused_dropout,
             F.softmax: _softmax,
             F.log_softmax: _log_softmax,
-            F.linear: _linear,
-            F.rms_norm: rms_norm,
+            F.linear: partial(autocast.as_one, _linear),
+            F.rms_norm: partial(autocast.as_one_in_fp32, rms_norm),
             F.scaled_dot_product_attention: partial(autocast.as_one, partial(attention, card)),
             **others,
         }

@@ -11,7 +11,7 @@ from petl_bench.assembly import Trainee, assemble, make_batch
 from petl_bench.cards import Card
 from petl_bench.case import Case, Workload
 from petl_bench.environment import allocator_conf
-from petl_bench.profilers.simulated.accounting import Accountant
+from petl_bench.profilers.simulated.accounting import Accountant, Life
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.capacity import refusal
@@ -133,8 +133,7 @@ def run_ledger(
         profiler = SimulatedProfiler(ledger, trainee, step.optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, step.optimizer)
-        kernels = era.kernels(card)
-        with autocast_on_meta(), kernels, modes_in_recomputation(), ledger:
+        with autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
@@ -180,6 +179,14 @@ def blocks_at_peak(ledger: Ledger, workload: Workload) -> tuple[Phase, dict[int,
     accountant, _, steady = _warmed_up(ledger, workload)
     window, blocks = accountant.blocks_at_peak(steady * workload.measured_steps)
     return window.phase, blocks
+
+
+def lives(ledger: Ledger, workload: Workload) -> tuple[list[Life], list[TimelinePoint]]:
+    """Every storage of the last measured step, and that step's highest moments."""
+    accountant, _, steady = _warmed_up(ledger, workload)
+    for window in steady * workload.measured_steps:
+        accountant.replay(window)
+    return accountant.lives(steady)
 
 
 def _warmed_up(

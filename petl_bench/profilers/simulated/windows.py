@@ -1,9 +1,26 @@
 """The windows of a ledger in the order in which they are replayed."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 from petl_bench.case import Workload
-from petl_bench.profilers.simulated.ledger import Ledger, Window
+from petl_bench.profilers.simulated.ledger import Window
+from petl_bench.record import Category
+
+
+class Recorded(Protocol):
+    """What a replay reads of a ledger; its own docstring says what each is."""
+
+    @property
+    def events(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def sizes(self) -> Sequence[int]: ...  # noqa: D102
+    @property
+    def categories(self) -> Sequence[Category]: ...  # noqa: D102
+    @property
+    def operators(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def windows(self) -> Sequence[Window]: ...  # noqa: D102
 
 
 class Replay(NamedTuple):
@@ -14,7 +31,7 @@ class Replay(NamedTuple):
     steady: tuple[Window, ...]
 
 
-def split(ledger: Ledger, workload: Workload) -> Replay:
+def split(ledger: Recorded, workload: Workload) -> Replay:
     """What to replay of a ledger that saw the warm-up steps of `workload` and one more.
 
     Raises:
@@ -27,7 +44,7 @@ def split(ledger: Ledger, workload: Workload) -> Replay:
     return Replay(load, warm_up, steady)
 
 
-def contiguous(windows: list[Window]) -> list[Window]:
+def contiguous(windows: Sequence[Window]) -> list[Window]:
     """The windows, each stretched back to where the one before it ended.
 
     Between two phases only Python runs, but what it frees must not fall out of the account.
@@ -39,7 +56,7 @@ def contiguous(windows: list[Window]) -> list[Window]:
     ]
 
 
-def _check_repeatable(ledger: Ledger, steady: tuple[Window, ...]) -> None:
+def _check_repeatable(ledger: Recorded, steady: tuple[Window, ...]) -> None:
     """A step that leaves something behind, or frees what it did not make, cannot be replayed."""
     open_storages: set[int] = set()
     for event in ledger.events[steady[0].start : steady[-1].stop]:

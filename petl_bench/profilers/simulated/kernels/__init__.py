@@ -3,7 +3,7 @@
 recipe       what a recipe is
 pointwise    dropout, softmax, losses
 norms        layer, RMS and group norm
-reductions   sums split across thread blocks
+reductions   sums and the like; reduce_kernel: how they are split across thread blocks
 matrices     products and convolutions
 indexing     embeddings, indexing, sorts, running sums
 cub          temporary storage of sorts and scans

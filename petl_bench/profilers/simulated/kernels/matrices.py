@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
-from petl_bench.profilers.simulated.kernels import reductions
 from petl_bench.profilers.simulated.kernels.recipe import Call, Recipe, Step, tensors
+from petl_bench.profilers.simulated.kernels.reduce_kernel import scratch
 
 aten = torch.ops.aten
 
@@ -51,7 +51,7 @@ def _convolution_backward(call: Call) -> Iterator[Step]:
     yield from _copies(grad, source)
     yield from tensors(call.out)
     if call.args[10][2]:
-        yield from reductions.scratch(call.card, grad, [0, *range(2, grad.dim())])
+        yield from scratch(call.card, grad, [0, *range(2, grad.dim())])
 
 
 def _copies(*sources: torch.Tensor) -> Iterator[Step]:

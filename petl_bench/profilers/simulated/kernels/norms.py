@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch.library import Library
 
-from petl_bench.profilers.simulated.kernels import reductions
 from petl_bench.profilers.simulated.kernels.recipe import (
     Call,
     Free,
@@ -23,6 +22,7 @@ from petl_bench.profilers.simulated.kernels.recipe import (
     ceil_div,
     tensors,
 )
+from petl_bench.profilers.simulated.kernels.reduce_kernel import scratch
 
 aten = torch.ops.aten
 
@@ -49,7 +49,7 @@ def _row_norm_backward(call: Call) -> Iterator[Step]:
     yield from (partial.nbytes for _ in others)
     for other in others:
         yield other
-        yield from reductions.scratch(call.card, partial, [0])
+        yield from scratch(call.card, partial, [0])
         yield Free(0)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from petl_bench.profilers.simulated.kernels.recipe import FREE, Call, Recipe, Sized, Step
+from petl_bench.profilers.simulated.kernels.recipe import Call, Recipe, Sized, Step
 
 aten = torch.ops.aten
 
@@ -45,21 +45,6 @@ def _safe_softmax(call: Call) -> Iterator[Step]:
     yield scores.element_size()  # a zero
 
 
-def _logsumexp(call: Call) -> Iterator[Step]:
-    """The highest, whether it is infinite, and the exponentials of what is below it.
-
-    aten/src/ATen/native/ReduceOps.cpp, logsumexp.
-    """
-    source: torch.Tensor = call.args[0]
-    yield call.out.nbytes
-    yield call.out.nbytes
-    yield call.out.numel()
-    yield FREE
-    yield FREE
-    yield source.numel() * call.out.element_size()
-    yield call.out
-
-
 def _nll_loss_backward(call: Call) -> Iterator[Step]:
     """A gradient that is one number for every example is written out.
 
@@ -69,11 +54,6 @@ def _nll_loss_backward(call: Call) -> Iterator[Step]:
     grad: torch.Tensor = call.args[0]
     if not grad.is_contiguous():
         yield grad.nbytes
-
-
-def _nll_loss2d(call: Call) -> Iterator[Step]:
-    """The total weight first. aten/src/ATen/native/cuda/NLLLoss2d.cu, nll_loss2d_forward_cuda."""
-    yield from reversed(call.out)
 
 
 def _mse_loss(call: Call) -> Iterator[Step]:
@@ -106,9 +86,7 @@ RECIPES: dict[Any, Recipe] = {
     aten.isinf.default: _isinf,
     aten._softmax_backward_data.default: _softmax_backward,
     aten._safe_softmax.default: _safe_softmax,
-    aten.logsumexp.default: _logsumexp,
     aten.nll_loss_backward.default: _nll_loss_backward,
-    aten.nll_loss2d_forward.default: _nll_loss2d,
     aten.mse_loss.default: _mse_loss,
     aten.binary_cross_entropy_with_logits.default: _bce_with_logits,
 }

@@ -1,0 +1,369 @@
+"""Code that builds modules, run without data: values are worked out only when they are asked for.
+
+Inside `deferred_values()` every new tensor is a `meta` tensor that says it is on the CPU, so that
+code which makes, moves, casts and ties tensors takes the ways that it takes there. How each
+storage came to be is kept, and when the code asks a tensor for a value (`.item()`, `nonzero`, any
+operator without a meta kernel), the operators that this value rests on, and no others, are run on
+the CPU. Weights that were there before count as random. After the scope the tensors are plain
+`meta` tensors again.
+
+Tensors made of Python's or numpy's data keep it, since there is no other place for it; they are
+small.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+aten = torch.ops.aten
+
+CPU, META = torch.device("cpu"), torch.device("meta")
+SMALL_BYTES = 65_536  # of what is kept for the next question
+LARGE = 1_000_000  # elements of a matrix that takes seconds to factorise
+STANDARD_DEVIATION = 0.02  # of what stands for weights, as transformers draws them
+
+
+@contextmanager
+def deferred_values() -> Iterator[None]:
+    """In this scope what code makes on the CPU has no data, but answers questions about it."""
+    with _Recorder(), META, _Pretence():
+        yield
+
+
+def without_data(model: nn.Module) -> None:
+    """Put the tensors of `model` that hold data on the meta device, ties kept."""
+    moved: dict[torch.Tensor, torch.Tensor] = {}
+    for module in model.modules():
+        by_kind: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001
+        for tensors in by_kind:
+            for name, tensor in tensors.items():
+                if tensor is None or tensor.is_meta:
+                    continue
+                if tensor not in moved:
+                    twin = torch.empty_like(tensor, device=META)
+                    if isinstance(tensor, nn.Parameter):
+                        twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
+                    moved[tensor] = twin
+                tensors[name] = moved[tensor]
+
+
+# --- the CPU that is not there ------------------------------------------------------------------
+
+
+class _Pretence(TorchFunctionMode):
+    """Says "cpu" where it is "meta", and takes "cpu" for it."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        del types
+        options = dict(kwargs or {})
+        if func in _GETTERS:
+            return _GETTERS[func](func(*args))
+        if func in _OF_DATA and not torch.is_tensor(args[0]):
+            options.setdefault("device", CPU)
+            return func(*args, **options)
+        if func in _TO_NUMPY:
+            return func(args[0].to(CPU), *args[1:], **options)
+        if func is torch.Tensor.cpu:
+            func, args = torch.Tensor.to, (args[0], CPU)
+        if func is torch.Tensor.to:
+            if not args[0].is_meta:
+                return func(*args, **options)  # it is on the CPU
+            args = (args[0], *map(_meant, args[1:]))
+        if "device" in options:
+            options["device"] = _meant(options["device"])
+        return func(*args, **options)
+
+
+def _meant(argument: Any) -> Any:
+    is_cpu = isinstance(argument, (str, torch.device)) and torch.device(argument) == CPU
+    return META if is_cpu else argument
+
+
+_GETTERS: dict[Any, Callable[[Any], Any]] = {
+    torch.Tensor.device.__get__: lambda device: CPU if device == META else device,
+    torch.Tensor.is_meta.__get__: lambda _: False,  # type: ignore[attr-defined]
+    torch.Tensor.is_cpu.__get__: lambda _: True,  # type: ignore[attr-defined]
+}
+_OF_DATA = {torch.tensor, torch.as_tensor, torch.asarray}
+_TO_NUMPY: set[Any] = {torch.Tensor.numpy, torch.Tensor.__array__}
+
+
+# --- how storages came to be --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a storage held at one time."""
+
+    origin: "_Call | Callable[[], torch.UntypedStorage]"  # what wrote it, or how to get it
+    position: int  # among what the call wrote
+    key: int  # equal keys, equal bytes
+
+
+@dataclass(frozen=True)
+class _View:
+    """A tensor: the state of its storage, and where it lies there."""
+
+    state: _State
+    dtype: torch.dtype
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+    @property
+    def key(self) -> int:
+        return hash((self.state.key, self.dtype, self.size, self.stride, self.offset))
+
+    def on(self, storage: torch.UntypedStorage) -> torch.Tensor:
+        """The tensor, of what `storage` holds."""
+        tensor = torch.empty(0, dtype=self.dtype, device=CPU)
+        tensor.set_(storage, self.offset, self.size, self.stride)
+        return tensor
+
+
+_Bytes = Mapping[_State, torch.UntypedStorage]
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """An operator with its arguments as they were."""
+
+    func: Any
+    leaves: tuple[Any, ...]  # of the arguments, a _View for each tensor
+    spec: Any  # puts them in their places
+    draw: int  # tells random operators with equal arguments apart
+    key: int  # equal keys, equal results
+
+    @property
+    def reads(self) -> list[_State]:
+        """The states that its arguments were in."""
+        return [leaf.state for leaf in self.leaves if isinstance(leaf, _View)]
+
+    def result(self, storages: _Bytes) -> Any:
+        """What it returns, where `storages` hold what it reads."""
+        return self._run(storages)[0]
+
+    def written(self, storages: _Bytes) -> list[torch.UntypedStorage]:
+        """What it makes, then what it changes; `storages` stay as they are."""
+        if _written(self.func):
+            storages = {state: storages[state].clone() for state in self.reads}
+        out, args, kwargs = self._run(storages)
+        tensors = [*_made(out, args, kwargs), *_changed(self.func, args, kwargs)]
+        return [tensor.untyped_storage() for tensor in tensors]
+
+    def _run(self, storages: _Bytes) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+        leaves = list(self.leaves)
+        for index, leaf in enumerate(leaves):
+            if isinstance(leaf, _View):
+                leaves[index] = leaf.on(storages[leaf.state])
+            elif isinstance(leaf, torch.Generator):
+                leaves[index] = leaf.clone_state()
+            elif leaf == META:
+                leaves[index] = CPU
+        args, kwargs = tree_unflatten(leaves, self.spec)
+        if not self.draw:
+            return self.func(*args, **kwargs), args, kwargs
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.draw)
+            return self.func(*args, **kwargs), args, kwargs
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps how every storage came to be, and answers questions about values."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # By the storage's address; the storage is kept, or its address would be given again.
+        self._states: dict[int, tuple[torch.UntypedStorage, _State]] = {}
+        self._holding: dict[int, tuple[torch.UntypedStorage, int, _State]] = {}
+        self._small: dict[int, torch.UntypedStorage] = {}  # by their states' keys
+        self._answers: dict[int, Any] = {}  # of calls without a meta kernel, by their keys
+        self._draws = itertools.count(1)
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        del types
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 - here "meta" is called "meta"
+            return self._dispatch(func, args, kwargs or {})
+
+    def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)]
+        if not any(tensor.is_meta for tensor in tensors) and kwargs.get("device") != META:
+            return func(*args, **kwargs)  # all that it is about holds data
+        changed = _changed(func, args, kwargs)
+        call = self._call(func, args, kwargs)
+        if _asks_for_data(func, kwargs):
+            return call.result(self._bytes(call.reads))
+        if not all(tensor.is_meta for tensor in changed):
+            raise NotImplementedError(f"{func}: data of a model's size kept in a small tensor")
+        try:
+            out = func(*tree_map(_without_data, args), **tree_map(_without_data, kwargs))
+        except (NotImplementedError, RuntimeError) as error:
+            if not isinstance(error, NotImplementedError) and "meta" not in str(error):
+                raise
+            out = self._answer(call)
+        for position, tensor in enumerate([*_made(out, args, kwargs), *changed]):
+            storage = tensor.untyped_storage()
+            origin = _random(tensor) if _takes_long(func, tensors) else call
+            state = _State(origin, position, hash((call.key, position)))
+            self._states[storage._cdata] = (storage, state)  # noqa: SLF001 - its address
+        return out
+
+    def _answer(self, call: _Call) -> Any:
+        """What `call` returns, its tensors without data."""
+        if call.key not in self._answers:
+            result = call.result(self._bytes(call.reads))
+            self._answers[call.key] = tree_map(_without_data, result)
+        return tree_map(_twin, self._answers[call.key])
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        leaves, spec = tree_flatten((args, kwargs))
+        keys: list[Any] = [func]
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        for index, leaf in enumerate(leaves):
+            if torch.is_tensor(leaf):
+                leaves[index] = self._view(leaf)
+                keys.append(leaves[index].key)
+            elif isinstance(leaf, torch.Generator):
+                leaves[index], random = leaf.clone_state(), False
+                keys.append(bytes(leaf.get_state().numpy()))
+                leaf.manual_seed(leaf.initial_seed() + 1)  # the next draw is another one
+            else:
+                keys.append(repr(leaf))
+        draw = next(self._draws) if random else 0
+        return _Call(func, tuple(leaves), spec, draw, hash((draw, *keys)))
+
+    def _view(self, tensor: torch.Tensor) -> _View:
+        state = self._state(tensor)
+        return _View(
+            state, tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset())
+        )
+
+    def _state(self, tensor: torch.Tensor) -> _State:
+        storage = tensor.untyped_storage()
+        address = storage._cdata  # noqa: SLF001 - it has no public name
+        if not tensor.is_meta:
+            return self._held(storage, tensor._version)  # noqa: SLF001 - likewise
+        if address not in self._states:
+            # It was there before: its values count as random, equal for equal sizes.
+            key = hash((storage.nbytes(), tensor.dtype))
+            self._states[address] = (storage, _State(_random(tensor), 0, key))
+        return self._states[address][1]
+
+    def _held(self, storage: torch.UntypedStorage, version: int) -> _State:
+        """The state of a storage with data, which may be written to again."""
+        known = self._holding.get(storage._cdata)  # noqa: SLF001 - its address
+        if known is None or known[1] != version:
+            copy = storage.clone()
+            data = torch.empty(0, dtype=torch.uint8, device=CPU).set_(copy).numpy().tobytes()
+            known = (storage, version, _State(lambda: copy, 0, hash(data)))
+            self._holding[storage._cdata] = known  # noqa: SLF001 - its address
+        return known[2]
+
+    def _bytes(self, wanted: Iterable[_State]) -> _Bytes:
+        """What `wanted` hold: all that they rest on is run, in order."""
+        found: dict[_State, torch.UntypedStorage] = {}
+        ahead = list(wanted)
+        while ahead:
+            state = ahead[-1]
+            if state in found:
+                ahead.pop()
+            elif state.key in self._small:
+                found[state] = self._small[state.key]
+            elif not isinstance(state.origin, _Call):
+                found[state] = state.origin()
+            elif missing := [read for read in state.origin.reads if read not in found]:
+                ahead.extend(missing)
+            else:
+                found[state] = state.origin.written(found)[state.position]
+                if found[state].nbytes() <= SMALL_BYTES:
+                    self._small[state.key] = found[state]
+        return found
+
+
+def _asks_for_data(func: Any, kwargs: Mapping[str, Any]) -> bool:
+    if func is aten._to_copy.default:  # noqa: SLF001 - operators' names
+        return kwargs.get("device") == CPU
+    return func is aten._local_scalar_dense.default  # noqa: SLF001
+
+
+@cache
+def _written(func: Any) -> tuple[tuple[int, str], ...]:
+    """Position and name of the arguments that `func` writes to."""
+    arguments = enumerate(func._schema.arguments)  # noqa: SLF001 - it has no public name
+    return tuple((i, a.name) for i, a in arguments if a.alias_info and a.alias_info.is_write)
+
+
+def _changed(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors that `func` writes to."""
+    changed: list[torch.Tensor] = []
+    for index, name in _written(func):
+        given = args[index] if index < len(args) else kwargs.get(name)
+        changed += [leaf for leaf in tree_leaves(given) if torch.is_tensor(leaf)]
+    return changed
+
+
+def _made(out: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:
+    """The tensors of `out` that are on storages of their own."""
+    seen = {_address(leaf) for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)}
+    made = []
+    for leaf in tree_leaves(out):
+        if torch.is_tensor(leaf) and _address(leaf) not in seen:
+            seen.add(_address(leaf))
+            made.append(leaf)
+    return made
+
+
+def _address(tensor: torch.Tensor) -> int:
+    address: int = tensor.untyped_storage()._cdata  # noqa: SLF001 - it has no public name
+    return address
+
+
+def _twin(leaf: Any) -> Any:
+    """A tensor of the same kind on the meta device; anything else as it is."""
+    if not torch.is_tensor(leaf):
+        return leaf
+    return torch.empty_strided(leaf.size(), leaf.stride(), dtype=leaf.dtype, device=META)
+
+
+def _without_data(leaf: Any) -> Any:
+    return _twin(leaf) if torch.is_tensor(leaf) and not leaf.is_meta else leaf
+
+
+def _random(like: torch.Tensor) -> Callable[[], torch.UntypedStorage]:
+    """How to make a storage like that of `like`, full of small random numbers, or zeros."""
+    size, dtype = like.untyped_storage().nbytes() // like.dtype.itemsize, like.dtype
+
+    def make() -> torch.UntypedStorage:
+        tensor = torch.zeros(size, dtype=dtype, device=CPU)
+        if dtype.is_floating_point:
+            tensor.normal_(std=STANDARD_DEVIATION, generator=torch.Generator())
+        return tensor.untyped_storage()
+
+    return make
+
+
+def _takes_long(func: Any, tensors: Iterable[torch.Tensor]) -> bool:
+    """Whether it factorises a large matrix. What comes of random weights is as good as random."""
+    large = any(tensor.numel() > LARGE for tensor in tensors)
+    return large and "linalg" in func.name() and "norm" not in func.name()

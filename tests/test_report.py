@@ -1,14 +1,23 @@
 """The report: what the file says, that it needs nothing else, and that it works in a browser."""
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
 
+from petl_bench import backbones, cli, method_spec
+from petl_bench.case import Case, DType, Workload
 from petl_bench.record import Origin, Status
 from petl_bench.report import write_report
+from petl_bench.report.reproduction import explain_command, run_command
 from petl_bench.units import GIB
 
 COMMAND = "petl-bench run --methods full,lst"
@@ -270,3 +279,126 @@ def test_hostile_labels_run_no_script_in_the_browser(show, made_up_record):
     page = show([made_up_record("full", label=attack), made_up_record("x", label=HOSTILE)])
     assert page.complaints == []
     assert page.locator("img[src=x]").count() == 0
+
+
+def test_the_selector_draws_the_peak_of_a_phase(show, made_up_records):
+    page = show(made_up_records(3))
+    page.locator("select[data-draws=g1-0-0]").select_option(label="optimizer step")
+    page.wait_for_function("document.getElementById('g1-0-0').dataset.drawn === 'g1-0-4'")
+    notes = page.locator("#g1-0-0 .annotation-text").all_text_contents()
+    assert sorted(notes) == ["6.30 GiB", "6.50 GiB", "8.80 GiB"]  # half of each peak
+
+
+def test_a_filter_leaves_the_rows_that_hold_every_word(show, made_up_records):
+    page = show(made_up_records(8))
+    table = page.locator("table.sortable").first
+    field = page.get_by_label("Filter").first
+    field.fill("lora OK")
+    shown = table.locator("tbody tr:visible th")
+    assert shown.all_inner_texts() == ["lora[r=8]", "lora[r=64]"]
+    assert page.locator(".filter output").first.inner_text() == "2 of 8 rows"
+    table.get_by_role("button", name="trainable").click()
+    assert shown.all_inner_texts() == ["lora[r=8]", "lora[r=64]"]
+    field.fill("")
+    assert shown.count() == 8
+
+
+def test_runs_are_set_side_by_side(show, made_up_records, made_up_record):
+    half = [
+        made_up_record("lst", peak_bytes=int(2.75 * GIB), workload=Workload(batch_size=50)),
+        made_up_record("x", workload=Workload(batch_size=50)),
+    ]
+    page = show([*made_up_records(5), *half])
+    rows = page.locator("#runs tbody tr").all_inner_texts()
+    assert "batch 100" in page.locator("#runs thead").inner_text()
+    assert [row.split() for row in rows if row.startswith("lst")] == [
+        ["lst", "5.50", "GiB", "2.75", "GiB", "(-50.0", "%)"]
+    ]
+    assert [row.split() for row in rows if row.startswith("x")] == [["x", "-", "10.00", "GiB"]]
+    assert page.locator("#runs .bars path").count() == 2 * 6
+    assert page.complaints == []
+
+
+def _luminance(colour):
+    """Relative luminance (WCAG 2.2) of a CSS colour such as #1b2430."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(weight * p for weight, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
+def test_every_colour_of_text_stands_out_from_page_and_card(theme):
+    css = files("petl_bench.report").joinpath("report.css").read_text()
+    block = css.split(":root {")[1 + theme].split("}")[0]
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+    for text in ("ink", "faded", "accent", "good", "bad", "wait"):
+        for ground in ("page", "card"):
+            pair = sorted(_luminance(colours[name]) for name in (text, ground))
+            assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5, (text, ground)
+
+
+def test_all_that_can_be_used_has_a_name_and_is_reached_by_the_keyboard(show, made_up_records):
+    page = show(made_up_records(6))
+    nameless = """() => [...document.querySelectorAll("button, select, input, [tabindex]")].filter(
+      (each) => !(each.labels?.length || each.ariaLabel || each.textContent.trim()))"""
+    assert page.evaluate(f"({nameless})().length") == 0
+    reached = set()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.tagName"))
+    assert {"BUTTON", "INPUT", "SELECT"} <= reached
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_the_page_can_be_looked_at(show, made_up_records, tmp_path, scheme, width):
+    """Set PETL_BENCH_SCREENSHOTS to a folder to keep what is seen."""
+    page = show(made_up_records(6), viewport={"width": width, "height": 860}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    kept = Path(os.environ.get("PETL_BENCH_SCREENSHOTS", tmp_path))
+    image = kept / f"report-{scheme}-{width}.png"
+    page.screenshot(path=image)
+    assert image.stat().st_size > 20_000  # a blank page has a few thousand
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert ground == {"light": "rgb(246, 247, 249)", "dark": "rgb(18, 22, 28)"}[scheme]
+
+
+# --- commands that ask again ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        {},
+        {"batch_size": 7, "optimizer": "sgd", "source_length_tokens": 9},
+        {"seed": 3, "clip_grad_norm": 0.5},
+        {"clip_grad_norm": None, "checkpointing": True, "autocast": "bf16", "warmup_steps": 2},
+        {"mode": "inference", "optimizer": None, "clip_grad_norm": None},
+    ],
+)
+def test_a_cases_command_asks_the_same_question(made_up_record, load, tmp_path, monkeypatch):
+    workload = Workload.model_validate(load)
+    backbone = backbones.find("t5-base", dtype=DType.BF16)
+    ((label, choice),) = method_spec.parse_specs("lora[r=4]")
+    case = Case(backbone=backbone, method=choice, workload=workload)
+    record = made_up_record("lora", label=label).model_copy(update={"case": case})
+    monkeypatch.chdir(tmp_path)
+    *before, command = run_command(record).split(" && ")
+    for shell in before:
+        subprocess.run(["bash", "-euc", shell], check=True)
+    asked = []
+    monkeypatch.setattr("petl_bench.cli.run.run_plan", lambda _, plan, __: asked.extend(plan) or [])
+    monkeypatch.setattr("petl_bench.cli.run._write_outputs", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", shlex.split(command))
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code == 0
+    assert case.case_id in [planned.case.case_id for planned in asked]
+
+
+def test_a_command_says_where_it_ran(made_up_record):
+    measured = run_command(made_up_record("lst", origin=Origin.MEASURED))
+    assert "--profiler cuda" in measured
+    assert "--gpu" not in measured
+    assert "--profiler simulated --gpu t4" in run_command(made_up_record("lst", device="t4"))
+    assert "--html" in explain_command(made_up_record("lst"))

@@ -14,9 +14,11 @@ from petl_bench.tables import (
     groups,
     percent,
     phase_peaks,
+    side_by_side,
     summary,
     to_csv,
     to_frame,
+    to_latex,
     to_markdown,
     to_rich,
 )
@@ -86,7 +88,7 @@ def test_absent_numbers_are_null_and_not_zero(made_up_record):
 def test_bytes_stay_whole_numbers_in_a_column_with_nulls(made_up_record):
     frame = to_frame([made_up_record(), made_up_record(status=Status.ERROR, reason="it broke")])
     byte_columns = [name for name in frame.columns if name.endswith("_bytes")]
-    assert len(byte_columns) == 8 + len(Category)
+    assert len(byte_columns) == 10 + len(Category)
     assert {str(frame[name].dtype) for name in byte_columns} == {"Int64"}
 
 
@@ -305,3 +307,16 @@ def test_a_terminal_names_the_ending_in_a_word_and_the_reason_below(made_up_reco
     said = out.getvalue()
     assert "too large\n" in "\n".join(line.rstrip() for line in said.splitlines())
     assert "full: too large: no room in backward" in said
+
+
+def test_a_latex_table_has_every_cell_and_no_character_that_latex_reads(made_up_record):
+    (table,) = summary([made_up_record("full", label=r"a_b&c%d#e$f{g}~^<")])
+    text = to_latex(table)
+    assert text.count(r" \\") == 1 + len(table.rows)
+    assert text.count("&") == 2 * (len(table.columns) - 1) + 1
+    assert r"a\_b\&c\%d\#e\$f\{g\}\textasciitilde{}\textasciicircum{}" in text
+    assert r"\begin{tabular}{l" in text
+
+
+def test_one_group_has_nothing_beside_it(made_up_records):
+    assert side_by_side(made_up_records(3)) is None

@@ -131,19 +131,27 @@ def _memories(text: str | None, card: "Card") -> tuple[int, ...]:
 
 def _asked_for(plan: "list[PlannedCase]", methods: str) -> "list[PlannedCase]":
     """The plan without the baseline that every plan has, unless it was asked for."""
+    from petl_bench.errors import UsageError
     from petl_bench.method_spec import parse_specs
 
     labels = [label for label, _ in parse_specs(methods)]
-    return [planned for planned in plan if planned.label in labels]
+    asked = [planned for planned in plan if planned.label in labels]
+    if len({planned.case.workload for planned in asked}) > 1:
+        raise UsageError("workload: fit takes one at a time, and these are several")
+    return asked
 
 
 def _places(planned: "PlannedCase", axis: str) -> tuple[str, ...]:
     """The backbones by size, where they are the axis."""
     if axis != "backbone":
         return ()
+    from petl_bench.errors import UsageError
     from petl_bench.fit.probe import axis_of_backbones
 
-    return tuple(each.name for each in axis_of_backbones(planned.case.backbone))
+    found = tuple(each.name for each in axis_of_backbones(planned.case.backbone))
+    if not found:
+        raise UsageError(f"vary: no backbone like {planned.case.backbone.name} is built in")
+    return found
 
 
 def _ask(questions: "list[Question]") -> "list[Curve]":

@@ -21,6 +21,7 @@ from petl_bench.fit import (
 )
 from petl_bench.fit.search import border
 from petl_bench.fit.streams import Stream, Streams
+from petl_bench.method_spec import fitted, parse_specs
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.ledger import Ledger
@@ -32,10 +33,15 @@ _START = {Vary.BATCH: 2, Vary.LENGTH: 16}  # not 1, where some copies are views
 
 
 def axis_of_backbones(backbone: Backbone) -> list[Backbone]:
-    """The built-in backbones of `backbone`'s family by size, each with its dtype and attention."""
+    """The built-in backbones of `backbone`'s family by size, each stored and run as it is."""
     family = FAMILIES[backbone.family]
     found = [
-        backbones.find(name, dtype=backbone.dtype, attention=backbone.attention)
+        backbones.find(
+            name,
+            dtype=backbone.dtype,
+            attention=backbone.attention,
+            quantize=backbone.quantize,
+        )
         for name in family.published
     ]
     return sorted(found, key=lambda each: family.dims(each.config).total_parameters)
@@ -49,8 +55,16 @@ class Probe:
         self._case = question.planned.case
         self._vary = question.vary
         self._backbones: Sequence[Backbone] = ()
+        self._step = 1  # examples; a batch is made of equal parts
         self._last = LARGEST.get(self._vary, 0)
-        if self._vary is Vary.BACKBONE:
+        if self._vary is Vary.BATCH:
+            self._step = self._case.workload.accumulation_steps
+            self._last //= self._step
+        elif self._vary is Vary.LENGTH:
+            backbone = self._case.backbone
+            longest = FAMILIES[backbone.family].longest(backbone.config)
+            self._last = min(self._last, longest or self._last)
+        else:
             self._backbones = axis_of_backbones(self._case.backbone)
             self._last = len(self._backbones)
         self._named: list[tuple[Stream, Ledger, Provenance]] = []
@@ -105,12 +119,19 @@ class Probe:
 
     def _at(self, place: int) -> Case:
         if self._vary is Vary.BACKBONE:
-            return self._case.model_copy(update={"backbone": self._backbones[place - 1]})
-        workload = self._case.workload.model_copy(update={FIELD[self._vary]: place})
+            backbone = self._backbones[place - 1]
+            ((_, choice),) = parse_specs(self._question.planned.label)
+            return Case(
+                backbone=backbone,
+                method=fitted(choice, backbone),
+                workload=backbones.fitted(backbone, self._case.workload),
+            )
+        update = {FIELD[self._vary]: place * self._step}
+        workload = self._case.workload.model_copy(update=update)
         return self._case.model_copy(update={"workload": workload})
 
     def _name(self, place: int) -> str:
-        return self._backbones[place - 1].name if self._backbones else str(place)
+        return self._backbones[place - 1].name if self._backbones else str(place * self._step)
 
     def _answer(self, memory_bytes: int, capacity_bytes: int, place: int) -> Answer:
         return Answer(
@@ -164,7 +185,7 @@ class Probe:
         assert made is not None
         return CurvePoint(
             place=self._name(place),
-            position=place,
+            position=place * self._step,
             peak_allocated_bytes=made.peak_allocated_bytes,
             peak_reserved_bytes=made.peak_reserved_bytes,
         )

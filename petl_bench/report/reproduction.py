@@ -8,12 +8,19 @@ from petl_bench import backbones
 from petl_bench.case import Backbone, Frozen, Workload
 from petl_bench.record import Origin, Record
 
-_BACKBONE_OPTIONS = {"dtype": "--dtype", "attention": "--attention"}
+_BACKBONE_OPTIONS = {"dtype": "--dtype", "attention": "--attention", "quantize": "--quantize"}
 _WORKLOAD_OPTIONS = {
     "batch_size": "--batch-size",
     "source_length_tokens": "--source-length",
     "target_length_tokens": "--target-length",
     "optimizer": "--optimizer",
+    "mode": "--mode",
+    "beams": "--beams",
+    "autocast": "--autocast",
+    "checkpointing": "--checkpointing",
+    "accumulation_steps": "--accumulation-steps",
+    "clip_grad_norm": "--clip-grad-norm",
+    "zero_grad": "--zero-grad",
 }
 
 
@@ -59,8 +66,13 @@ def _case_options(record: Record) -> list[str]:
 def _given(value: Frozen, kind: type[Frozen], options: dict[str, str]) -> Iterator[str]:
     """The options for what differs from its default."""
     for name, option in options.items():
-        if getattr(value, name) != kind.model_fields[name].default:
-            yield from (option, str(getattr(value, name)))
+        given, default = getattr(value, name), kind.model_fields[name].default
+        if given is True:
+            yield option
+        elif given not in (default, None):  # what is None goes with the backbone or the mode
+            yield from (option, str(given))
+    if isinstance(value, Workload) and value.optimizer and value.clip_grad_norm is None:
+        yield from (_WORKLOAD_OPTIONS["clip_grad_norm"], "0")
 
 
 def _toml(value: Any) -> str:

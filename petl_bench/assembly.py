@@ -1,6 +1,6 @@
 """A case made real: the model that trains, and its batch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -54,6 +54,8 @@ def _contradiction(case: Case, dims: Dims, method: Method[Any], config: MethodCo
         and (trainable_parameters(method, dims, config) or 0) >= dims.total_parameters
     ):
         return f"{case.backbone.quantize} weights are frozen, and this method trains them all"
+    if case.backbone.quantize is not None and method.initialisation(config) is not None:
+        return f"{case.backbone.quantize} weights have no gradients to start the method from"
     fp16 = case.backbone.dtype is DType.FP16 and case.workload.autocast is Autocast.FP16
     if fp16 and case.workload.mode is Mode.TRAINING:
         return "autocast to fp16 scales the loss, and that is not for weights of fp16"
@@ -79,6 +81,24 @@ def assemble(case: Case, device: torch.device) -> Trainee:
     model.train(case.workload.mode is Mode.TRAINING)
     buckets = make_buckets(model) if case.workload.ddp_buckets else ()
     return Trainee(model, ports, backbone_parameters, names, buckets)
+
+
+def initialisation(case: Case) -> Callable[[Trainee, torch.device], None] | None:
+    """What the case's method does with a trainee before training; None: nothing.
+
+    It sees two batches of one example: what one leaves behind, the other finds.
+    """
+    method = registry.get(case.method.name)
+    initialise = method.initialisation(validated_config(method, case.method.config))
+    if initialise is None:
+        return None
+    single = {"batch_size": 1, "accumulation_steps": 1}
+    example = case.model_copy(update={"workload": case.workload.model_copy(update=single)})
+
+    def run(trainee: Trainee, device: torch.device) -> None:
+        initialise(trainee.model, [make_batch(example, device) for _ in range(2)])
+
+    return run
 
 
 def make_batch(case: Case, device: torch.device) -> dict[str, torch.Tensor]:

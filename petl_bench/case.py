@@ -160,6 +160,8 @@ class Workload(Frozen):
         mode = given.get("mode", Mode.TRAINING)
         if mode != Mode.GENERATE and given.get("beams", 1) != 1:
             raise ValueError("beams: only mode generate has any")
+        if mode == Mode.GENERATE and given.get("target_length_tokens", 3) is None:
+            raise ValueError("target_length_tokens: mode generate is to be told how many to make")
         if mode == Mode.TRAINING:
             if given.get("optimizer", Optimizer.ADAMW) is None:
                 raise ValueError("optimizer: mode training needs one")

@@ -1,9 +1,10 @@
 """The plugin record: what a fine-tuning method tells the harness about itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
@@ -69,6 +70,14 @@ def checkpoint_layers(model: nn.Module) -> None:
     raise ValueError(f"checkpointing: is not for a {type(model).__name__}")
 
 
+Initialise = Callable[[nn.Module, Iterable[Mapping[str, torch.Tensor]]], None]
+
+
+def nothing_first(config: MethodConfig) -> Initialise | None:  # noqa: ARG001
+    """None: what was attached is ready to train."""
+    return None
+
+
 def as_it_is(backbone: Backbone, config: C) -> C:  # noqa: ARG001
     """`config`: nothing in it waits for the backbone."""
     return config
@@ -92,6 +101,8 @@ class Method(Generic[C]):
     # The configuration completed for a backbone. UsageError if the two do not go together.
     fit: Callable[[Backbone, C], C] = as_it_is
     unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
+    # What runs before training, if anything: given the model and batches of one example each.
+    initialisation: Callable[[C], Initialise | None] = nothing_first
     checkpoint: Callable[[nn.Module], None] = checkpoint_layers  # turns recomputation on
 
 

@@ -23,6 +23,7 @@ class Phase(StrEnum):
     """A part of a training run whose memory is told apart."""
 
     LOAD = "load"
+    INITIALISE = "initialise"  # what a method does with examples before it trains
     FORWARD = "forward"
     BACKWARD = "backward"
     OPTIMIZER_STEP = "optimizer_step"
@@ -143,6 +144,7 @@ class Measurement(Frozen):
     backbone_parameters: int
     trainable_parameters: int
     load: PhaseMemory
+    initialise: PhaseMemory | None = None  # before the steps, in an allocator of its own
     # One entry a measured step, with every phase that the step has.
     steps: Annotated[
         tuple[Annotated[dict[Phase, PhaseMemory], Field(min_length=1)], ...], Field(min_length=1)
@@ -155,6 +157,13 @@ class Measurement(Frozen):
     context_bytes: int | None = None  # NVML, this process, before the first tensor
     fit: Fit | None = None  # simulated; the bytes above are those of a device without a limit
     timeline: tuple[TimelinePoint, ...] = ()
+
+    def of(self, phase: Phase) -> PhaseMemory | None:
+        """The phase's memory, at its highest where it comes more than once; None: it has none."""
+        outside = {Phase.LOAD: self.load, Phase.INITIALISE: self.initialise}
+        if phase in outside:
+            return outside[phase]
+        return self.peak(phase) if any(phase in step for step in self.steps) else None
 
     def peak(self, phase: Phase | None = None) -> PhaseMemory:
         """The phase memory with the highest allocated peak: of `phase`, or of the whole step."""

@@ -35,6 +35,10 @@ class WorkerDiedError(RuntimeError):
     """The worker ended, or said nothing in time; the message is one sentence."""
 
 
+class WorkerSilentError(WorkerDiedError):
+    """It said nothing in time: to wait as long again would hardly help."""
+
+
 class Worker:
     """One worker process, greeted."""
 
@@ -117,7 +121,7 @@ class Worker:
             line = self._lines.get(timeout=timeout_s)
         except queue.Empty:
             self._process.kill()
-            raise WorkerDiedError(
+            raise WorkerSilentError(
                 f"no answer after {timeout_s:.0f} s; the worker was killed"
             ) from None
         if not line.endswith("\n"):
@@ -162,32 +166,48 @@ class Runner:
                 expected = Expected(planned.case.case_id, self.origin, environment, sha256)
                 record = store.finished(expected)
                 if record is None:
-                    worker = worker or workers.enter_context(self._worker())
-                    record, worker = self._run_case(worker, planned, expected)
+                    record, worker = self._run_twice(workers, worker, planned, expected)
                     store.append(record)
                 yield record
 
     def _worker(self) -> Worker:
         return Worker(self.origin, self.card, self.emulates)
 
-    def _run_case(
-        self, worker: Worker, planned: PlannedCase, expected: Expected
+    def _run_twice(
+        self,
+        workers: ExitStack,
+        worker: Worker | None,
+        planned: PlannedCase,
+        expected: Expected,
     ) -> tuple[Record, Worker | None]:
-        """The record of one case, and the worker if it may be asked again."""
-        try:
-            record = worker.run(Task(case=planned.case, label=planned.label))
-        except WorkerDiedError as error:
-            died = Record(
-                case_id=planned.case.case_id,
-                case=planned.case,
-                label=planned.label,
-                origin=self.origin,
-                environment=expected.environment,
-                method_source_sha256=expected.method_source_sha256,
-                status=Status.ERROR,
-                reason=str(error),
-            )
-            return died, None
+        """The record of one case, and the worker if it may be asked again.
+
+        A worker that is lost may have been the machine's doing (a killer of processes that runs
+        when memory is short): a second one is asked before the case is an error.
+        """
+        for last in (False, True):
+            worker = worker or workers.enter_context(self._worker())
+            try:
+                return self._run_case(worker, planned)
+            except WorkerDiedError as error:
+                worker, why = None, error
+            if last or isinstance(why, WorkerSilentError):
+                break
+        died = Record(
+            case_id=planned.case.case_id,
+            case=planned.case,
+            label=planned.label,
+            origin=self.origin,
+            environment=expected.environment,
+            method_source_sha256=expected.method_source_sha256,
+            status=Status.ERROR,
+            reason=str(why),
+        )
+        return died, None
+
+    def _run_case(self, worker: Worker, planned: PlannedCase) -> tuple[Record, Worker | None]:
+        """The worker's record of one case, and the worker if it may be asked again."""
+        record = worker.run(Task(case=planned.case, label=planned.label))
         if self.origin is Origin.SIMULATED:
             return record, worker
         worker.stop()  # its memory is the next case's

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Literal
 
-from petl_bench.record import Category, Phase, PhaseMemory, Record, TimelinePoint
+from petl_bench.record import Category, Phase, Record, TimelinePoint
 from petl_bench.tables import Group, Value, throughput_column, values
 from petl_bench.units import GIB, MIB, format_bytes
 
@@ -101,12 +101,7 @@ def _bar(record: Record, row: dict[str, Value], *, is_baseline: bool) -> Bar:
 
 
 def _phase_bar(record: Record, phase: Phase) -> Bar:
-    seen = record.measurement
-    memory: PhaseMemory | None = None
-    if seen is not None and phase is Phase.LOAD:
-        memory = seen.load
-    elif seen is not None and any(phase in step for step in seen.steps):
-        memory = seen.peak(phase)
+    memory = record.measurement.of(phase) if record.measurement else None
     return Bar(
         label=record.label,
         peak_bytes=memory.peak_allocated_bytes if memory else None,

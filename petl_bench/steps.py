@@ -70,6 +70,8 @@ def generation_step(
         pad_token_id=0,
         decoder_start_token_id=generator.generation_config.decoder_start_token_id,
     )
+    length = workload.target_length_tokens
+    assert length is not None  # as Workload sees to
     device = next(iter(batch.values())).device
     with _Tokens(profiler) as tokens, autocast(workload, device):
 

@@ -48,6 +48,8 @@ class Store:
         """
         self.path = folder / FILE_NAME
         self._timelines = timelines
+        self.records: list[Record] = []
+        self._of_case: dict[str, list[Record]] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Held open and locked until this process ends: a second run here must not cut off
@@ -56,7 +58,8 @@ class Store:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
             with collection_paused():
-                self.records = list(_parse_lines(data, self.path))  # what is none stays as it is
+                for record in list(_parse_lines(data, self.path)):  # what is none stays as it is
+                    self._take(record)
             os.ftruncate(self._fd, data.rfind(b"\n") + 1)
         except BlockingIOError:
             raise UsageError(f"out: another run is writing {self.path}") from None
@@ -81,11 +84,15 @@ class Store:
             with suppress(OSError):
                 os.ftruncate(self._fd, whole)
             raise UsageError(f"out: cannot write {self.path}: {error.strerror}") from None
+        self._take(record)
+
+    def _take(self, record: Record) -> None:
         self.records.append(record)
+        self._of_case.setdefault(record.case_id, []).append(record)
 
     def finished(self, planned: Expected) -> Record | None:
         """The latest record that is as good as running the case again; an error never is."""
-        for record in reversed(self.records):
+        for record in reversed(self._of_case.get(planned.case_id, ())):
             if record.status is not Status.ERROR and planned == Expected.of(record):
                 return record
         return None

@@ -162,7 +162,7 @@ def _axes(document: Mapping[str, Any], table: str, fields: Sequence[str]) -> dic
 def _check_keys(table: str, given: Iterable[str], known: Sequence[str]) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(known)}"
             raise UsageError(f"{table} has no field {key!r}; {hint}")
 

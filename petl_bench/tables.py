@@ -155,9 +155,8 @@ class _Row:
         return self.seen.load.end_allocated_bytes if self.seen else None
 
     def phase_peak_bytes(self, phase: Phase) -> int | None:
-        if self.seen is None or not any(phase in step for step in self.seen.steps):
-            return None
-        return self.seen.peak(phase).peak_allocated_bytes
+        memory = self.seen.of(phase) if self.seen else None
+        return memory.peak_allocated_bytes if memory else None
 
     def category_bytes(self, category: Category) -> int | None:
         by_category = self.peak.by_category if self.peak else None
@@ -451,9 +450,12 @@ def _beside_the_first(sizes: Sequence[int | None]) -> Iterable[Cell]:
 
 
 def _shown_phases(group: Group) -> list[_Shown]:
+    phases = list(_PHASES_OF[group.workload.mode])
+    if any(record.measurement and record.measurement.initialise for record in group.records):
+        phases.insert(0, Phase.INITIALISE)
     return [
         _Shown(f"peak_{phase}_allocated_bytes", phase.replace("_", " "), format_bytes)
-        for phase in _PHASES_OF[group.workload.mode]
+        for phase in phases
     ]
 
 

@@ -88,7 +88,7 @@ def test_absent_numbers_are_null_and_not_zero(made_up_record):
 def test_bytes_stay_whole_numbers_in_a_column_with_nulls(made_up_record):
     frame = to_frame([made_up_record(), made_up_record(status=Status.ERROR, reason="it broke")])
     byte_columns = [name for name in frame.columns if name.endswith("_bytes")]
-    assert len(byte_columns) == 8 + len(Category)
+    assert len(byte_columns) == 11 + len(Category)
     assert {str(frame[name].dtype) for name in byte_columns} == {"Int64"}
 
 

@@ -18,7 +18,7 @@ from .config import LstConfig
 from .counts import trainable_parameters, unsupported
 from .ladders import attach, attach_lst, checkpoint_blocks
 from .loading import from_pretrained, load_lst
-from .pruning import cut_from_backbone, fisher_information
+from .pruning import cut_from_backbone, fisher_information, initialisation
 from .reserving import SpanCorruption, joint_training, save_reserved
 
 METHOD = Method(
@@ -30,6 +30,7 @@ METHOD = Method(
     trainable_parameters=trainable_parameters,
     unsupported=unsupported,
     checkpoint=checkpoint_blocks,
+    initialisation=initialisation,
 )
 
 __all__ = [

@@ -74,6 +74,11 @@ class LstConfig(MethodConfig):
         "side",
         description="who sees an image's tokens: side network, or backbone, too (gradient cut)",
     )
+    initialise: Literal["random", "magnitude", "fisher"] = Field(
+        "random",
+        description="native side blocks: as drawn, or cut from the backbone by its weights' "
+        "magnitude or Fisher information (the paper's; its memory is phase initialise)",
+    )
     backbone_dropout: bool = Field(default=True, description="leave dropout on in the backbone")
     attention: Literal["backbone", "sdpa"] = Field(
         "backbone", description="attention implementation of native side blocks"
@@ -106,6 +111,8 @@ class LstConfig(MethodConfig):
             raise ValueError("width is for blocks=plain; the others take reduction")
         if self.attention != "backbone" and not native:
             raise ValueError("attention is an option of native blocks")
+        if self.initialise != "random" and not native:
+            raise ValueError("initialise is for native blocks; others start as drawn")
         if self.blocks == "cross-attention" and self.gates == "learned":
             raise ValueError("blocks=cross-attention reads rungs by attention: take gates=none")
         if self.merge and self.head == "side":

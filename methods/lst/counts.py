@@ -79,6 +79,10 @@ def _thin_misfit(dims: Dims, config: LstConfig) -> str | None:
     smallest = min(dims.hidden_size, dims.head_size, dims.feed_forward_size)
     if smallest < r:
         return f"reduction {r} leaves nothing of a width of {smallest}"
+    if config.initialise != "random":
+        for width in (dims.hidden_size, dims.head_size, dims.feed_forward_size):
+            if width % r:
+                return f"initialise={config.initialise}: reduction {r} does not divide {width}"
     if dims.split_heads and dims.hidden_size // r % heads:
         return (
             f"reduction {r} leaves a width of {dims.hidden_size // r}, which has no {heads} heads"

@@ -11,7 +11,7 @@ Source: Sung et al. 2022, section 3.3, and the authors' code ("fisher-v2"), whic
 Legend: V vocabulary, D hidden size, d side width.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from petl_bench.backbones import ports_of
-from petl_bench.backbones.ports import Ports, Sublayer
+from petl_bench.backbones.ports import Sublayer
 
+from .config import LstConfig
 from .designs import Native
 from .ladder import Ladder
 
@@ -44,7 +45,7 @@ def fisher_information(
     Raises:
         ValueError: no batch, or a loss that is not finite.
     """
-    wanted = _matrices(ports_of(model))
+    wanted = _matrices(model)
     names = {p: name for name, p in model.named_parameters() if p in wanted}
     sums = {
         name: torch.zeros_like(p, device=store, dtype=torch.float32) for p, name in names.items()
@@ -62,7 +63,7 @@ def fisher_information(
         try:
             for count, batch in enumerate(batches, start=1):
                 loss = model(**batch)["loss"]
-                if not torch.isfinite(loss):
+                if loss.isnan() or loss.isinf():
                     raise ValueError(f"the loss of batch {count} is {loss.item()}")
                 loss.backward()
         finally:
@@ -80,7 +81,8 @@ def cut_from_backbone(
     """Start the side blocks of a ladder, the active one by default, as parts of the backbone.
 
     `importance` has the shape of each parameter that it names; None takes the weights' magnitude.
-    Position tables are copied whole, final norms cut; entry, rungs, gates and exit stay as drawn.
+    Position tables are copied whole, biases and norms cut; entry, rungs, gates and exit stay as
+    drawn. A classifier's head is as new as the task: until it has learnt, gradients say little.
 
     Raises:
         ValueError: side blocks of another kind, a width that `reduction` does not divide, or an
@@ -95,7 +97,7 @@ def cut_from_backbone(
     if ladder.config.blocks not in {"native", "cross-attention"}:
         raise ValueError("only native side blocks can be cut from the backbone")
     cut = _Cut(ladder.config.reduction, _scores(model, importance))
-    kept = cut.columns(_embedding(ports))
+    kept = cut.columns(_embedding(model))
     for stack in ports.stacks:
         side = ladder.stack(stack.name)
         assert isinstance(side.design, Native)
@@ -107,11 +109,28 @@ def cut_from_backbone(
                 kept = cut.sublayer(sublayer, target, kept)
         if stack.final_norm is not None and thin.final_norm is not None:
             _copy(thin.final_norm, stack.final_norm, kept)
-    for stack, table in zip(ports.stacks, ports.position_tables, strict=True):
+    for stack, table in zip(ports.stacks, ports.position_tables, strict=False):  # or none
         design = ladder.stack(stack.name).design
         assert isinstance(design, Native)
         assert design.thin.position_table is not None
         design.thin.position_table.load_state_dict(table.state_dict())
+
+
+def initialisation(
+    config: LstConfig,
+) -> Callable[[nn.Module, Iterable[Mapping[str, torch.Tensor]]], None] | None:
+    """What `config.initialise` does before training, given a model with a ladder and examples."""
+
+    def by_fisher_information(
+        model: nn.Module, batches: Iterable[Mapping[str, torch.Tensor]]
+    ) -> None:
+        cut_from_backbone(model, fisher_information(model, batches))
+
+    def by_magnitude(model: nn.Module, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
+        del batches
+        cut_from_backbone(model)
+
+    return {"fisher": by_fisher_information, "magnitude": by_magnitude}.get(config.initialise)
 
 
 class _Cut:
@@ -127,23 +146,41 @@ class _Cut:
 
     def sublayer(self, source: Sublayer, target: Sublayer | None, kept: list[int]) -> list[int]:
         """Cut one branch down into `target`, if it has one; returns the units it hands on."""
+        *inputs, output = source.projections  # q, k, v, o; or wi..., wo
+        middle = self._first(source, target, inputs, kept)
+        result = self._matrices(source, target, [output], middle)
         if target is not None:
-            _copy(target.norm, source.norm, kept)
-        *inputs, output = source.projections  # q, k, v; o, or wi...; wo
-        middle = self._matrices(source, target, inputs, kept)
-        return self._matrices(source, target, [output], middle)
+            _copy(target.norm, source.norm, result if source.norm_after else kept)
+        return result
+
+    def _first(
+        self, source: Sublayer, target: Sublayer | None, roles: list[str], kept: list[int]
+    ) -> list[int]:
+        """What reads the branch's input; returns the units that its last matrix reads.
+
+        Keys and values that several query heads share have fewer rows than queries: a choice of
+        their own.
+        """
+        by_rows: dict[int, list[str]] = {}
+        for role in roles:
+            by_rows.setdefault(source.projections[role].out_features, []).append(role)
+        first, *others = (self._matrices(source, target, alike, kept) for alike in by_rows.values())
+        del others
+        return first
 
     def _matrices(
         self, source: Sublayer, target: Sublayer | None, roles: list[str], kept: list[int]
     ) -> list[int]:
         """Matrices that share their rows: scored by the product of their importances."""
-        weights = [source.projections[role].weight for role in roles]
-        product = torch.stack([self._scores[weight][:, kept] for weight in weights]).prod(dim=0)
-        rows = self._best(product.abs().sum(dim=1))
-        for role, weight in zip(roles, weights, strict=True):
+        linears = [source.projections[role] for role in roles]
+        scores = [self._scores[linear.weight][:, kept] for linear in linears]
+        rows = self._best(torch.stack(scores).prod(dim=0).abs().sum(dim=1))
+        for role, linear in zip(roles, linears, strict=True):
             if target is not None:
-                thin = target.projections[role].weight
-                thin.copy_(weight[rows][:, kept])
+                thin = target.projections[role]
+                thin.weight.copy_(linear.weight[rows][:, kept])
+                if thin.bias is not None:
+                    thin.bias.copy_(linear.bias[rows])
         return rows
 
     def _best(self, scores: torch.Tensor) -> list[int]:
@@ -153,6 +190,8 @@ class _Cut:
         """
         units = len(scores)
         pruned = scores.argsort(stable=True)[: round((1 - 1 / self._reduction) * units)]
+        if pruned.is_meta:  # without values any will do
+            return list(range(len(pruned), units))
         return list(set(range(units)) - set(pruned.tolist()))
 
 
@@ -163,7 +202,7 @@ def _copy(thin: nn.Module, full: nn.Module, kept: list[int]) -> None:
 
 
 def _scores(model: Any, importance: Importance | None) -> dict[torch.Tensor, torch.Tensor]:
-    wanted = _matrices(ports_of(model))
+    wanted = _matrices(model)
     names = {p: name for name, p in model.named_parameters() if p in wanted}
     if importance is None:
         return {p: p.detach().float().abs() for p in names}
@@ -173,14 +212,16 @@ def _scores(model: Any, importance: Importance | None) -> dict[torch.Tensor, tor
     return {p: importance[name].to(p.device) for p, name in names.items()}
 
 
-def _embedding(ports: Ports) -> nn.Parameter:
-    return ports.stacks[0].embedding.get_parameter("weight")
+def _embedding(model: Any) -> nn.Parameter:
+    weight: nn.Parameter = model.get_input_embeddings().weight
+    return weight
 
 
-def _matrices(ports: Ports) -> set[torch.Tensor]:
+def _matrices(model: Any) -> set[torch.Tensor]:
     """The embedding and every projection of the sublayers."""
+    ports = ports_of(model)
     inside = {linear.weight for s in ports.sublayers for linear in s.projections.values()}
-    return {_embedding(ports), *inside}
+    return {_embedding(model), *inside}
 
 
 @contextmanager

@@ -153,10 +153,15 @@ class Auto:
 
 
 def _parsed(config: Mapping[str, Any]) -> Any:
-    from transformers import AutoConfig  # noqa: PLC0415 - seconds that known families do not need
+    from transformers import AutoConfig, logging  # noqa: PLC0415 - seconds, not for known families
 
     others = {key: value for key, value in config.items() if key != "model_type"}
-    return AutoConfig.for_model(str(config["model_type"]), **others)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it says of tokens is for those who generate
+    try:
+        return AutoConfig.for_model(str(config["model_type"]), **others)
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 @cache

@@ -37,7 +37,7 @@ def update(
     from petl_bench.comparison.evidence import with_parts
     from petl_bench.errors import UsageError
     from petl_bench.record import Status
-    from petl_bench.store import latest, read_records
+    from petl_bench.store import latest, read_records, without_timeline
 
     before = list(read_records(file)) if file.exists() else []
     if source:
@@ -51,19 +51,11 @@ def update(
     for record in after:
         if record.status is Status.ERROR:
             raise UsageError(f"baseline: {record.label} ended in an error: {record.reason}")
-    made = [_slim(with_parts(record)) for record in after]
+    made = [without_timeline(with_parts(record)) for record in after]
     if before:
         _show(before, made)
     _replace(file, _keeping_unchanged(before, made))
     print(f"{file}: {len(made)} cases")
-
-
-def _slim(record: "Record") -> "Record":
-    """`record` without its timeline, nine tenths of its line, which no comparison reads."""
-    if record.measurement is None:
-        return record
-    measurement = record.measurement.model_copy(update={"timeline": ()})
-    return record.model_copy(update={"measurement": measurement})
 
 
 def _show(before: "Sequence[Record]", after: "Sequence[Record]") -> None:

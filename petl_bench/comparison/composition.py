@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from petl_bench.case import Frozen
 from petl_bench.record import Category, Part
+from petl_bench.units import MIB
 
 if TYPE_CHECKING:  # its module imports torch
     from petl_bench.explain import LiveTensor
@@ -25,7 +26,17 @@ class Move(Frozen):
     source: str
     layers: int  # how many
     tensors: int  # over all layers; below 0: they went
-    allocated_bytes: int  # likewise
+    stayed: int = 0  # tensors that both have, over all layers
+    allocated_bytes: int  # over all layers; below 0: less
+
+    @property
+    def is_placement(self) -> bool:
+        """Whether the allocator's blocks alone may explain it.
+
+        A large block is not split where at most 1 MiB is left over (CUDACachingAllocator.cpp,
+        should_split), so the same tensor may hold up to that more in another place.
+        """
+        return self.tensors == 0 and abs(self.allocated_bytes) <= self.stayed * MIB
 
 
 class _Key(NamedTuple):
@@ -87,6 +98,8 @@ def moved(before: Iterable[Part], after: Iterable[Part]) -> tuple[Move, ...]:
             if any(delta):
                 deltas[layer] = delta
         for delta, layers in _alike(deltas):
+            none = _Amount(0, 0)
+            both = (min(was.get(n, none).tensors, now.get(n, none).tensors) for n in layers)
             moves.append(
                 Move(
                     category=key.category,
@@ -96,6 +109,7 @@ def moved(before: Iterable[Part], after: Iterable[Part]) -> tuple[Move, ...]:
                     source=sources[key],
                     layers=len(layers),
                     tensors=delta.tensors * len(layers),
+                    stayed=sum(both),
                     allocated_bytes=delta.allocated_bytes * len(layers),
                 )
             )

@@ -1,5 +1,7 @@
 """A verdict in sentences, the same for terminal, page, test message and annotation."""
 
+from collections.abc import Iterable, Iterator, Sequence
+
 from petl_bench.comparison.composition import Move
 from petl_bench.comparison.fields import FIELDS
 from petl_bench.comparison.verdicts import Comparison, Outcome, Shift
@@ -47,16 +49,25 @@ def details(case: Comparison) -> list[str]:
     if case.by_category:
         sizes = (f"{_signed(size)} {category}" for category, size in case.by_category.items())
         lines.append(f"at the peak: {', '.join(sizes).replace('_', ' ')}")
-    for move in (case.moves or ())[:MOST_MOVES]:
-        lines.append(move_text(move))
-    if case.moves and len(case.moves) > MOST_MOVES:
-        rest = case.moves[MOST_MOVES:]
-        size = sum(move.allocated_bytes for move in rest)
-        lines.append(f"and {len(rest)} smaller ones, {_signed(size)} together")
+    lines += _moves(case.moves or ())
     if case.versions:
         changed = (f"{name} {was} to {now}" for name, (was, now) in case.versions.items())
         lines.append(f"versions: {', '.join(changed)}")
     return lines
+
+
+def _moves(moves: Sequence[Move]) -> Iterator[str]:
+    """The largest that came, went or changed their size; then what remains of the difference."""
+    named = [move for move in moves if not move.is_placement]
+    yield from map(move_text, named[:MOST_MOVES])
+    if rest := named[MOST_MOVES:]:
+        yield f"and {len(rest)} smaller ones, {_signed(_total(rest))} together"
+    if placed := [move for move in moves if move.is_placement]:
+        yield f"{_signed(_total(placed))} by tensors that stayed, in other blocks of the allocator"
+
+
+def _total(moves: Iterable[Move]) -> int:
+    return sum(move.allocated_bytes for move in moves)
 
 
 def move_text(move: Move) -> str:

@@ -78,7 +78,8 @@ class PeftMethodConfig(MethodConfig):
                 return json.loads(value)
             except ValueError:
                 raise ValueError("not JSON") from None
-        if list in kinds and _LIST.fullmatch(value) and value != ALL_LINEAR:
+        listed = "," in value or (int not in kinds and value != ALL_LINEAR)
+        if list in kinds and listed and _LIST.fullmatch(value):
             return [part.strip() for part in value.split(",")]
         return value
 

@@ -17,7 +17,7 @@ import pynvml
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from petl_bench.assembly import Trainee, assemble, make_batch
+from petl_bench.assembly import Trainee, assemble, initialisation, make_batch
 from petl_bench.case import Case
 from petl_bench.errors import OutOfMemoryError
 from petl_bench.record import Measurement, Phase, PhaseMemory
@@ -79,6 +79,7 @@ def _measure(case: Case) -> Measurement:
     torch.cuda.synchronize()  # makes the context, which is nobody's tensor
     context_bytes = device_used_bytes(device)
     trainee, load = _load(case, device)
+    initialise = _initialise(case, trainee, device)
     batch = make_batch(case, device)
     step = Step(trainee.model, case.workload)
 
@@ -94,6 +95,7 @@ def _measure(case: Case) -> Measurement:
         backbone_parameters=trainee.backbone_parameters,
         trainable_parameters=trainee.trainable_parameters,
         load=load,
+        initialise=initialise,
         steps=tuple(profiler.steps[case.workload.warmup_steps :]),
         flops_per_step=_count_flops(step, batch),
         step_times_s=times_s,
@@ -115,6 +117,18 @@ def _load(case: Case, device: torch.device) -> tuple[Trainee, PhaseMemory]:
     load = _phase_memory(time.perf_counter() - begin)
     _reset()  # what initialisation left in the cache is not the training step's
     return trainee, load
+
+
+def _initialise(case: Case, trainee: Trainee, device: torch.device) -> PhaseMemory | None:
+    run = initialisation(case)
+    if run is None:
+        return None
+    begin = time.perf_counter()
+    run(trainee, device)
+    torch.cuda.synchronize()
+    memory = _phase_memory(time.perf_counter() - begin)
+    _reset()  # nor is this
+    return memory
 
 
 def _reset() -> None:

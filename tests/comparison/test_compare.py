@@ -224,6 +224,19 @@ def test_moves_sum_to_the_difference_and_the_largest_is_first():
     assert [move.module for move in moves] == ["block.0-3.q", "block.2-3.q", "head"]
 
 
+def test_tensors_that_only_lie_in_other_blocks_are_told_apart_from_larger_ones():
+    def move(grown):
+        return only_move([part("0-1", 2 * MIB)], [part("0-1", 2 * MIB + grown)])
+
+    def only_move(before, after):
+        (found,) = moved(before, after)
+        return found
+
+    assert move(MIB).is_placement  # what a block may have left over, in either layer
+    assert not move(MIB + 512).is_placement
+    assert not only_move([], [part("0", 512)]).is_placement
+
+
 def test_a_hostile_layer_list_is_refused():
     with pytest.raises(ValueError, match="layers"):
         part("0-99999999999")

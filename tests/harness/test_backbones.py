@@ -3,8 +3,9 @@ import json
 import pytest
 
 from petl_bench import backbones
-from petl_bench.case import Attention, DType
+from petl_bench.case import Attention, Backbone, DType, Workload
 from petl_bench.errors import UsageError
+from petl_bench.suite import Suite
 
 SHAPE = {
     "vocab_size": 96,
@@ -126,3 +127,127 @@ def test_a_dimension_that_makes_no_sense_is_told_by_field_and_value(config_folde
         backbones.find(config_folder(**{field: value}))
     assert repr(value) in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+BERT = {
+    "model_type": "bert",
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({**BERT, "hidden_size": None}, "hidden_size must be a whole number"),
+        ({"model_type": "bert", "vocab_size": 96}, "hidden_size is missing"),
+        ({**BERT, "vocab_size": 1}, "vocab_size must be a whole number, at least 3"),
+        ({**BERT, "hidden_size": 30}, "hidden_size must be a multiple of num_attention_heads"),
+        ({**BERT, "hidden_act": 3}, "hidden_act must be a name"),
+        ({**BERT, "hidden_dropout_prob": 1}, "hidden_dropout_prob must be a number from 0"),
+        (
+            {**BERT, "model_type": "llama", "num_key_value_heads": 3},
+            "must be a multiple of num_key",
+        ),
+        ({**BERT, "model_type": "llama", "head_dim": 7}, "head_dim must be even"),
+        ({**BERT, "model_type": "roberta", "max_position_embeddings": 2}, "must be more than 2"),
+        ({"model_type": "gpt2"}, "vocab_size is missing"),
+        ({"model_type": "gpt2", "vocab_size": 1}, "vocab_size must be a whole number"),
+        ({"model_type": "gpt2", "vocab_size": 96, "n_layer": 0}, "num_hidden_layers must be"),
+        (
+            {"model_type": "gpt2", "vocab_size": 96, "n_embd": 10, "n_head": 3},
+            "divisible by num_he",
+        ),
+        ({"model_type": "vit", "vocab_size": 96}, "neither a language head nor a classifier"),
+    ],
+)
+def test_a_config_without_a_network_is_told_in_a_line(config, message, tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(UsageError, match=message) as refused:
+        backbones.find(str(path))
+    assert str(refused.value).startswith(f"backbone: {path}: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_file_is_a_backbone_by_its_name(tmp_path):
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps({**BERT, "id2label": {"0": "a", "1": "b", "2": "c"}}))
+    backbone = backbones.find(str(path))
+    assert (backbone.name, backbone.family) == ("small", "bert")
+    assert backbone.config["num_labels"] == 3
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture", "family"),
+    [
+        ("gpt2", None, "auto-causal-lm"),
+        ("electra", "ElectraForMaskedLM", "auto-sequence-classification"),
+        ("electra", "ElectraForCausalLM", "auto-causal-lm"),
+        ("distilbert", None, "auto-sequence-classification"),
+        ("pegasus", None, "auto-seq2seq-lm"),
+    ],
+)
+def test_any_other_architecture_gets_the_head_that_it_is_used_with(
+    model_type, architecture, family
+):
+    config = {"model_type": model_type, "architectures": architecture and [architecture]}
+    assert backbones.auto.family_of(config) == family
+
+
+def test_another_architecture_keeps_what_may_shape_it_nested_or_not(tmp_path):
+    path = tmp_path / "config.json"
+    config = {"model_type": "gpt2", "vocab_size": 96, "n_embd": 32, "n_head": 4, "n_layer": 2}
+    path.write_text(
+        json.dumps(
+            {**config, "rope_parameters": {"factor": [1, 2.5]}, "transformers_version": "4.0.0"}
+        )
+    )
+    found = backbones.find(str(path))
+    assert found.config == {**config, "rope_parameters": {"factor": [1, 2.5]}}
+    assert Backbone.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_repository_of_the_hub_is_asked_for_its_config(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(BERT))
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a: asked.append(a) or str(path))
+    backbone = backbones.find("owner/small-bert")
+    assert asked == [("owner/small-bert", "config.json")]
+    assert (backbone.name, backbone.family) == ("small-bert", "bert")
+
+    def offline(*_):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no way out\nat all")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    with pytest.raises(UsageError, match=r"not give its config\.json: no way out$"):
+        backbones.find("owner/small-bert")
+
+
+def test_one_question_is_one_case_however_its_target_was_asked_for():
+    bert, t5 = backbones.find("bert-base"), backbones.find("t5-base")
+    asked = [Workload(), Workload(target_length_tokens=9), Workload(target_length_tokens=None)]
+    assert {backbones.fitted(bert, w).target_length_tokens for w in asked} == {None}
+    assert [backbones.fitted(t5, w).target_length_tokens for w in asked] == [3, 9, 3]
+    plan = Suite(
+        methods=("full",),
+        backbone={"name": ["bert-base"]},
+        workload={"target_length_tokens": [3, 5]},
+    ).plan()
+    assert len(plan) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "longest"), [("bert-base", 512), ("roberta-base", 512), ("bart-large", 1024)]
+)
+def test_sequences_longer_than_there_are_positions_are_refused(name, longest):
+    backbone = backbones.find(name)
+    backbones.fitted(backbone, Workload(source_length_tokens=longest))
+    with pytest.raises(UsageError, match=f"source_length_tokens: {name} takes at most {longest}"):
+        backbones.fitted(backbone, Workload(source_length_tokens=longest + 1))

@@ -103,7 +103,8 @@ def test_a_method_that_prints_has_the_numbers_of_the_one_that_does_not(bad_day):
 
 def test_a_simulating_worker_serves_until_it_dies(bad_day):
     _, _, started, _ = bad_day
-    assert len(started) == 3  # one until killed, one for sleeping, one for the rest
+    # One until killed, one for killed again, one for sleeping, one until exiting, and once more.
+    assert len(started) == 5
 
 
 def test_no_worker_outlives_its_run(bad_day):
@@ -120,8 +121,8 @@ def test_what_is_finished_is_not_run_again_and_what_failed_is(bad_day, tiny, mon
     records, store, _, _ = bad_day
     asked = []
 
-    def run_case(self, worker, planned, expected):
-        del self, worker, expected
+    def run_case(self, worker, planned):
+        del self, worker
         asked.append(planned.label)
         return records[planned.label], None
 
@@ -139,6 +140,34 @@ def test_what_is_finished_is_not_run_again_and_what_failed_is(bad_day, tiny, mon
     again = Store(store.path.parent)
     list(SIMULATED.run(plan_of(BAD_DAY, tiny), again, ignore))
     assert asked == ["raising", "killed", "sleeping", "exiting"]
+
+
+@pytest.mark.parametrize(("losses", "status"), [(1, "ok"), (2, "error")])
+def test_a_worker_that_is_lost_is_followed_by_one_more(
+    tmp_path, made_up_record, monkeypatch, tiny, losses, status
+):
+    asked = []
+
+    class LostWorker:
+        def __init__(self, *arguments):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def run(self, task):
+            asked.append(self)
+            if len(asked) <= losses:
+                raise runner.WorkerDiedError("the worker was ended by SIGKILL")
+            return made_up_record()
+
+    monkeypatch.setattr(runner, "Worker", LostWorker)
+    (record,) = SIMULATED.run(plan_of(["full"], tiny), Store(tmp_path), ignore)
+    assert record.status == status
+    assert len(set(asked)) == 2
 
 
 def test_a_plan_that_is_finished_starts_no_worker(tmp_path, tiny, made_up_record, monkeypatch):

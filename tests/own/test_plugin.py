@@ -84,7 +84,7 @@ def test_a_baseline_is_written_kept_and_broken(suite, pytester):
     # tanh keeps its result, which the next layer keeps anyway, beside relu's: 1,024 rows of 256.
     grown.stdout.fnmatch_lines(
         [
-            "*test_memory: regressed: peak allocated +*MiB*",
+            "*test_memory: regressed: peak allocated +* MiB*",
             "*+4.00 MiB activation in layers.0-3: 4 more tensors by aten::tanh at model.py:13*",
             "*pytest --petl-update accepts it*",
         ]

@@ -204,6 +204,18 @@ def test_a_linear_layer_adds_its_bias_as_it_writes():
     assert stream(F.linear, meta(4, 6, 8), meta(5, 8), meta(5)) == [4 * 6 * 5 * 4]
 
 
+@pytest.mark.parametrize(("trains", "copies"), [(False, []), (True, [4 * 6 * 8 * 4])])
+def test_a_linear_layer_of_a_transposed_input_adds_its_bias_in_place(trains, copies):
+    """Linear.cpp, linear: no second result for the bias, as under a mode (isTensorSubclassLike).
+
+    LinearAlgebra.cpp, should_fold: with a weight that trains the input is copied and folded to two
+    dimensions; with a frozen one it is a batch.
+    """
+    weight = meta(5, 8, grad=trains)
+    made = stream(lambda x, w, b: F.linear(x.transpose(0, 1), w, b), meta(6, 4, 8), weight, meta(5))
+    assert [size for size in made if size > 0] == [*copies, 4 * 6 * 5 * 4]
+
+
 def test_a_convolution_makes_its_result():
     """Convolution.cpp, _convolution: a bias is added in place; cuDNN's workspace is not known."""
     x, weight, bias = meta(2, 3, 32, 32), meta(16, 3, 4, 4), meta(16)

@@ -1,5 +1,7 @@
 """Every type of the installed peft, beside peft itself on real tensors."""
 
+import json
+import re
 import warnings
 from pathlib import Path
 
@@ -26,6 +28,7 @@ SMALLER = {
     "waveft": {"n_frequency": 100},
 }
 NOT_BUILT = {"adamss": "scikit-learn is required", "xlora": "adapters must be given"}
+NOT_STEADY = ["shadow"]  # it keeps a tensor of one step until the next, so no step is the last's
 NOT_ON_ENCODER_DECODERS = {
     "adaption_prompt": "Unsupported model type",
     "cpt": "CAUSAL_LM",
@@ -89,3 +92,162 @@ def test_without_data_it_is_made_as_peft_makes_it(kind, backbone, attach):
     assert made_of(ours) == made_of(theirs)
     trained = sum(parameter.numel() for parameter in trainable(ours))
     assert trained == theirs.get_nb_trainable_parameters()[0] > 0
+
+
+BYTE_FOR_BYTE = [
+    "peft:adalora",
+    "peft:boft",
+    "peft:c3a[block_size=16]",
+    "peft:delora",
+    "peft:fourierft",
+    "peft:hra",
+    "peft:ia3",
+    "peft:loha",
+    "peft:lokr[r=4]",
+    "peft:lora[use_dora=true]",
+    "peft:oft[oft_block_size=16]",
+    "peft:randlora",
+    "peft:unilora",
+    "peft:vera",
+]
+
+
+@pytest.mark.parametrize("spec", BYTE_FOR_BYTE)
+def test_fake_and_real_tensors_agree_in_every_byte(spec, make_tiny, attach, ledger_of):
+    """The same stream of allocations and frees, in the same order, on meta and on the CPU."""
+    backbone = make_tiny("llama")
+    fake = ledger_of(attach(spec, backbone, device="meta"), device="meta", cuda=False)
+    real = ledger_of(attach(spec, backbone, device="cpu"), device="cpu", cuda=False)
+    assert fake.events == real.events
+    assert fake.sizes == real.sizes
+    assert fake.windows == real.windows
+
+
+MOVED_TO_THE_DEVICE = [
+    "peft:cartridge",
+    "peft:multitask_prompt_tuning",
+    "peft:poly",
+    "peft:prefix_tuning",
+    "peft:trainable_tokens",
+    "peft:waveft[n_frequency=100]",
+]
+
+
+@pytest.mark.parametrize("spec", MOVED_TO_THE_DEVICE)
+def test_those_that_make_masks_and_indices_on_the_host_peak_alike(
+    spec, make_tiny, attach, ledger_of, peaks_of
+):
+    """What they make there is copied to any device but the CPU itself."""
+    backbone = make_tiny("llama")
+    fake = ledger_of(attach(spec, backbone, device="meta"), device="meta", cuda=False)
+    real = ledger_of(attach(spec, backbone, device="cpu"), device="cpu", cuda=False)
+    assert peaks_of(fake, step=1) == peaks_of(real, step=1)
+
+
+def test_the_page_says_of_every_type_whether_it_runs(make_tiny, attach, ledger_of):
+    """Those with a reason on the page are those that fail here, on a tiny backbone."""
+    rows = re.findall(r"^\| `peft:(\w+)` \|(.*)\|(.*)\|$", PAGE.read_text(), re.MULTILINE)
+    assert [kind for kind, _, _ in rows] == KINDS
+    head_sizes = {"head_dim": 8}  # adaption_prompt takes the heads to be as wide as the model
+    backbone = make_tiny("llama", **head_sizes)
+    cannot = []
+    for kind in KINDS:
+        try:
+            ledger_of(attach(spec_of(kind), backbone, device="meta"))
+        except (UsageError, NotImplementedError):
+            cannot.append(kind)
+    assert cannot == [kind for kind, _, reason in rows if reason.strip() and kind not in NOT_STEADY]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def write(**fields):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(fields))
+        return f"peft:{tmp_path}"
+
+    return write
+
+
+def choice_of(spec):
+    ((_, choice),) = method_spec.parse_specs(spec)
+    return choice
+
+
+def test_a_folder_is_its_type_with_its_values(folder):
+    address = folder(peft_type="VERA", r=16, target_modules=["q"], peft_version="9", revision=None)
+    assert choice_of(address) == choice_of("peft:vera[r=16,target_modules=q]")
+    assert choice_of(f"{address}[r=4]") == choice_of("peft:vera[r=4,target_modules=q]")
+    assert choice_of(f"{address}/adapter_config.json") == choice_of(address)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"peft_type": "VERA", "rank": 4}, ["adapter_config.json", "vera", "'rank'"]),
+        ({"peft_type": "VERA", "r": "four"}, ["adapter_config.json", "r: ", "'four'"]),
+        ({"peft_type": "VERRA"}, ["'verra'", "did you mean vera"]),
+        ({"r": 4}, ["adapter_config.json", "peft_type"]),
+    ],
+)
+def test_a_bad_folder_is_told_in_one_line(folder, fields, told):
+    with pytest.raises(UsageError) as refusal:
+        choice_of(folder(**fields))
+    assert [part for part in told if part not in str(refusal.value)] == []
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("peft:verra", ["'verra'", "did you mean vera"]),
+        ("peft:no/where", ["cannot read no/where"]),
+        ("peft:vera[rank=4]", ["peft:vera", "'rank'", "r, target_modules"]),
+        ("peft:lora[bias=some]", ["peft:lora", "bias", "'some'"]),
+        ("peft:lora[rank_pattern={q]", ["peft:lora", "rank_pattern", "JSON"]),
+        ("peft:oft[r=8,oft_block_size=3]", ["peft:oft", "r (8)", "oft_block_size (3)"]),
+    ],
+)
+def test_a_bad_request_is_told_in_one_line(spec, told):
+    with pytest.raises(UsageError) as refusal:
+        choice_of(spec)
+    assert [part for part in told if part not in str(refusal.value)] == []
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("peft:vera[target_modules=nothing]", ["peft:vera", "tiny-t5", "'nothing'", "wi, wo"]),
+        ("peft:c3a[block_size=7]", ["peft:c3a", "block size", "7"]),
+        ("peft:adaption_prompt", ["peft:adaption_prompt", "'t5'"]),
+    ],
+)
+def test_what_does_not_fit_the_backbone_is_told_in_one_line(spec, told, make_tiny_t5, attach):
+    with pytest.raises(UsageError) as refusal:
+        attach(spec, make_tiny_t5(), device="meta")
+    assert [part for part in told if part not in str(refusal.value)] == []
+    assert "\n" not in str(refusal.value)
+
+
+def test_targets_that_are_left_to_peft_are_in_the_record(make_tiny):
+    """Peft's own where it has some for the model's type, and all linear layers where not."""
+
+    def targets(spec, family):
+        return method_spec.fitted(choice_of(spec), make_tiny(family)).config["target_modules"]
+
+    assert targets("peft:vera", "t5") == ["q", "v"]
+    assert targets("peft:vera", "llama") == ["q_proj", "v_proj"]
+    assert targets("peft:vera[target_modules=k]", "t5") == ["k"]
+    assert targets("peft:vera[target_modules=all-linear]", "t5") == "all-linear"
+    assert targets("peft:osf", "t5") == "all-linear"
+
+
+def test_fields_are_written_as_json_has_them():
+    config = choice_of(
+        'peft:lora[r=4,use_dora=true,rank_pattern={"q": 2},layers_to_transform=0,'
+        "target_modules=q,v]"
+    ).config
+    assert (config["r"], config["use_dora"]) == (4, True)
+    assert config["rank_pattern"] == {"q": 2}
+    assert config["target_modules"] == ["q", "v"]
+    assert config["layers_to_transform"] == 0

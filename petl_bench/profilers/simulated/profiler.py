@@ -7,7 +7,7 @@ from typing import Protocol
 
 import torch
 
-from petl_bench.assembly import Trainee, assemble, make_batch
+from petl_bench.assembly import Trainee, assemble, initialisation, make_batch
 from petl_bench.cards import Card
 from petl_bench.case import Case, Workload
 from petl_bench.environment import allocator_conf
@@ -19,7 +19,7 @@ from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
-from petl_bench.profilers.simulated.windows import split
+from petl_bench.profilers.simulated.windows import contiguous, split
 from petl_bench.record import Category, Fit, Measurement, Phase, PhaseMemory, TimelinePoint
 from petl_bench.steps import Step
 from petl_bench.training import trainable
@@ -97,6 +97,7 @@ def simulate(case: Case, card: Card, era: Era = ERAS[None]) -> Measurement:
         backbone_parameters=trainee.backbone_parameters,
         trainable_parameters=trainee.trainable_parameters,
         load=load,
+        initialise=_initialise(case, card, era),
         steps=steps,
         flops_per_step=ledger.flops,
         roofline=roofline.estimate(),
@@ -110,24 +111,15 @@ def run_ledger(
     case: Case, trainee: Trainee, card: Card, era: Era, witness: Witness | None = None
 ) -> tuple[Ledger, Roofline]:
     """Load, the warm-up steps, and one more; FLOPs and times are of that last one alone."""
-    model, workload = trainee.model, case.workload
-    roofline = Roofline(card)
-    ledger = Ledger(
-        card=card,
-        workspace_bytes=card.cublas_workspace_bytes if era.allocates_workspaces else 0,
-        sums_in_place=era.sums_in_place,
-    )
+    workload = case.workload
+    roofline, ledger = Roofline(card), _ledger(card, era)
     if witness is not None:
         witness.opens(ledger)
     with no_collection(), era.optimizer_defaults():
-        start = ledger.begin(Phase.LOAD)
-        ledger.adopt(model.parameters(), Category.PARAMETER)
-        ledger.adopt(model.buffers(), Category.BUFFER)
-        ledger.adopt(trainee.buckets, Category.GRADIENT)
-        ledger.end(0, Phase.LOAD, start)
+        _load(ledger, trainee)
         batch = make_batch(case, META)
         ledger.adopt(batch.values(), Category.INPUT)
-        step = Step(model, workload)
+        step = Step(trainee.model, workload)
         if step.optimizer is not None:
             era.prepare(step.optimizer)
         profiler = SimulatedProfiler(ledger, trainee, step.optimizer, era, witness)
@@ -139,6 +131,40 @@ def run_ledger(
                     ledger.flops, ledger.on_operator = 0, roofline.add
                 step.run(batch, profiler)
     return ledger, roofline
+
+
+def _ledger(card: Card, era: Era) -> Ledger:
+    return Ledger(
+        card=card,
+        workspace_bytes=card.cublas_workspace_bytes if era.allocates_workspaces else 0,
+        sums_in_place=era.sums_in_place,
+    )
+
+
+def _load(ledger: Ledger, trainee: Trainee) -> None:
+    start = ledger.begin(Phase.LOAD)
+    ledger.adopt(trainee.model.parameters(), Category.PARAMETER)
+    ledger.adopt(trainee.model.buffers(), Category.BUFFER)
+    ledger.adopt(trainee.buckets, Category.GRADIENT)
+    ledger.end(0, Phase.LOAD, start)
+
+
+def _initialise(case: Case, card: Card, era: Era) -> PhaseMemory | None:
+    """What the method needs before the steps, which find nothing of it but its weights."""
+    run = initialisation(case)
+    if run is None:
+        return None
+    trainee, ledger = assemble(case, META), _ledger(card, era)
+    with no_collection():
+        _load(ledger, trainee)
+        with autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
+            start = ledger.begin(Phase.INITIALISE)
+            run(trainee, META)
+            ledger.end(0, Phase.INITIALISE, start)
+    accountant = Accountant(ledger, _settings())
+    load, window = contiguous(ledger.windows)
+    accountant.replay(load)
+    return accountant.replay(window)
 
 
 def _account(

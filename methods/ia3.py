@@ -11,6 +11,7 @@ from torch import nn
 from petl_bench.backbones.ports import Dims, Ports, SublayerKind
 from petl_bench.branches import FEED_FORWARD, count
 from petl_bench.method import Method, MethodConfig
+from petl_bench.peft_methods.attaching import get_peft_model
 
 
 class Ia3Config(MethodConfig):
@@ -31,15 +32,15 @@ def attach(model: nn.Module, ports: Ports, config: Ia3Config) -> nn.Module:
             attention += [names[sublayer.projections[role]] for role in ("k", "v")]
     if not attention:
         raise ValueError("ia3: no k and v projections")
-    rescaled: nn.Module = peft.get_peft_model(
+    return get_peft_model(
         model,
+        ports,
         peft.IA3Config(
             task_type=ports.peft_task,
             target_modules=attention + feed_forward,
             feedforward_modules=feed_forward,
         ),
     )
-    return rescaled
 
 
 def trainable_parameters(dims: Dims, config: Ia3Config) -> int:

@@ -10,6 +10,7 @@ from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
 from petl_bench.method import Method, MethodConfig
+from petl_bench.peft_methods.attaching import get_peft_model
 
 
 class PromptConfig(MethodConfig):
@@ -22,15 +23,15 @@ def attach(model: nn.Module, ports: Ports, config: PromptConfig) -> nn.Module:
     """Peft's model with `tokens` trainable vectors of width D."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
-    prompted: nn.Module = peft.get_peft_model(
+    return get_peft_model(
         model,
+        ports,
         peft.PromptTuningConfig(
             task_type=ports.peft_task,
             num_virtual_tokens=config.tokens,
             num_transformer_submodules=1,
         ),
     )
-    return prompted
 
 
 def trainable_parameters(dims: Dims, config: PromptConfig) -> int:

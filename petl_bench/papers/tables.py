@@ -253,7 +253,9 @@ def _caption(found: Reproduction, chosen: Sequence[Cell]) -> str:
     parts = [f"Unit: {_unit(found, column)}."]
     if len({case.workload.model_dump_json() for case in cases}) == 1:
         load = cases[0].workload
-        lengths = f"source {load.source_length_tokens}, target {load.target_length_tokens} tokens"
+        target = load.target_length_tokens
+        of_target = "" if target is None else f", target {target}"
+        lengths = f"source {load.source_length_tokens}{of_target} tokens"
         parts.append(f"Batch {load.batch_size}, {lengths}.")
     parts += filter(None, [table.note, column.note])
     if column.quantity is Quantity.PEAK_MEMORY:

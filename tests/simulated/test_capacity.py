@@ -203,4 +203,4 @@ def test_an_era_is_not_told_whether_it_fits(case):
 
 @pytest.mark.parametrize("card", cards.CARDS.values(), ids=lambda card: card.name)
 def test_a_cards_context_is_a_small_part_of_it(card):
-    assert 0 < card.context_bytes < card.memory_bytes / 50
+    assert 0 < card.context_bytes < card.memory_bytes / 40

@@ -49,6 +49,11 @@ Llama-3.2-3B, bf16 with peft's casts, sdpa, batch 4, 768 tokens, AdamW, simulate
 ({versions}). {done} of {all} types run; {quick} of them take less than {quick_s} seconds of
 processor time, none more than {ram} of RAM. Written by `python benchmarks/peft_methods.py`.
 
+Seconds leave out importing the libraries. What CUDA's libraries allocate for themselves is not
+counted: cuFFT's plans (C3A, FourierFT), cuSOLVER's workspaces (BOFT, PSOFT), the scratch of sorts
+and of indexing by a mask (VB-LoRA, WaveFT, Uni-LoRA, Supertuning, Poly). A mask of a method's is
+taken to choose everything.
+
 | method | trainable | peak allocated | seconds | RAM | why not |
 |---|---:|---:|---:|---:|---|
 {rows}

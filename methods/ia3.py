@@ -10,6 +10,7 @@ from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
 from petl_bench.method import Method, MethodConfig
+from petl_bench.peft_methods.attaching import get_peft_model
 
 
 class Ia3Config(MethodConfig):
@@ -28,15 +29,15 @@ def attach(model: nn.Module, ports: Ports, config: Ia3Config) -> nn.Module:
         raise ValueError(f"ia3: no projection {missing[0]!r}; here are: {', '.join(roles)}")
     attention = [names[linear] for role in ("k", "v") for linear in roles[role]]
     feed_forward = [names[linear] for linear in roles["wo"]]
-    rescaled: nn.Module = peft.get_peft_model(
+    return get_peft_model(
         model,
+        ports,
         peft.IA3Config(
             task_type=ports.peft_task,
             target_modules=attention + feed_forward,
             feedforward_modules=feed_forward,
         ),
     )
-    return rescaled
 
 
 def trainable_parameters(dims: Dims, config: Ia3Config) -> int:

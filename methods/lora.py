@@ -14,6 +14,7 @@ from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports, add_biases
 from petl_bench.method import LayeredConfig, Method, leaves_a_layer
+from petl_bench.peft_methods.attaching import get_peft_model
 
 
 class LoraConfig(LayeredConfig):
@@ -47,8 +48,9 @@ def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
     if config.biases == "all":
         biases += add_biases(ports.biasable)
         biases += [p for table in ports.position_tables for p in table.parameters()]
-    lora: nn.Module = peft.get_peft_model(
+    lora = get_peft_model(
         model,
+        ports,
         peft.LoraConfig(
             task_type=ports.peft_task,
             r=config.r,

@@ -11,6 +11,7 @@ from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
 from petl_bench.method import Method, MethodConfig
+from petl_bench.peft_methods.attaching import get_peft_model
 
 
 class LoraFaConfig(MethodConfig):
@@ -38,8 +39,9 @@ def attach(model: nn.Module, ports: Ports, config: LoraFaConfig) -> nn.Module:
     if missing:
         raise ValueError(f"lora_fa: no projection {missing[0]!r}; here are: {', '.join(roles)}")
     names = {module: name for name, module in model.named_modules()}
-    lora: nn.Module = peft.get_peft_model(
+    lora = get_peft_model(
         model,
+        ports,
         peft.LoraConfig(
             task_type=ports.peft_task,
             r=config.r,

@@ -15,6 +15,7 @@ from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
 from petl_bench.method import Method, MethodConfig
+from petl_bench.peft_methods.attaching import get_peft_model
 
 
 class PromptConfig(MethodConfig):
@@ -45,8 +46,9 @@ def attach(model: nn.Module, ports: Ports, config: PromptConfig) -> nn.Module:
     """Peft's model with `tokens` trainable vectors of width D, or what writes them."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
-    prompted: Any = peft.get_peft_model(
+    prompted: Any = get_peft_model(
         model,
+        ports,
         peft.PromptTuningConfig(
             task_type=ports.peft_task,
             num_virtual_tokens=config.tokens,

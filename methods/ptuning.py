@@ -21,6 +21,7 @@ from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
 from petl_bench.method import Method, MethodConfig
+from petl_bench.peft_methods.attaching import get_peft_model
 
 
 class PtuningConfig(MethodConfig):
@@ -43,8 +44,9 @@ def attach(model: nn.Module, ports: Ports, config: PtuningConfig) -> nn.Module:
     """Peft's model with `tokens` vectors and the network that reads them."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
-    prompted: nn.Module = peft.get_peft_model(
+    return get_peft_model(
         model,
+        ports,
         peft.PromptEncoderConfig(
             task_type=ports.peft_task,
             num_virtual_tokens=config.tokens,
@@ -57,7 +59,6 @@ def attach(model: nn.Module, ports: Ports, config: PtuningConfig) -> nn.Module:
             encoder_hidden_size=config.width(ports.dims.hidden_size),
         ),
     )
-    return prompted
 
 
 def trainable_parameters(dims: Dims, config: PtuningConfig) -> int:

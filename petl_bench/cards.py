@@ -1,7 +1,8 @@
 """Cards by name: what a simulation needs to know of the device that it stands for.
 
-Dense peak rates and bandwidth from NVIDIA's data sheets of each card. fp32 is the rate of the
-CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise. What a
+Dense peak rates and bandwidth from NVIDIA's data sheets of each card; those of the RTX 3090 and
+4090 from their architectures' white papers (GA102, AD102), with fp32 accumulation. fp32 is the
+rate of the CUDA cores: torch multiplies fp32 matrices without TF32 unless told otherwise. What a
 multiprocessor holds goes with the compute capability: CUDA C++ Programming Guide, section 16.2.
 
 Memory is what PyTorch finds on the card, which is less than its label says: the driver, and ECC
@@ -13,6 +14,9 @@ loads kernels lazily (pytorch/pytorch#86509), rounded up to 64 MiB, since a card
 too small costs its reader less than one that is called large enough:
 
     card   found, MiB   reports
+    L4     236 to 251   ArcInstitute/evo2#190, logs of training; A10 lies between it and A6000
+    L40S   420          stepfun-ai/Step-Video-T2V#8
+    4090   450 to 520   huggingface/lora-fast#1, Soul-AILab/SoulX-FlashTalk#5; 3090 as A6000
     T4     95 to 148    Zheng-Chong/CatVTON#133, GSeanCDAT/GIMM-VFI#6, hpcaitech/Open-Sora#697
     A6000  262 to 330   black-forest-labs/flux2#23, logs in notebooks
     A100   409 to 522   TianheWu/CoSeR#10, lianqi1008/Control-GIC#6, hahnyuan/PB-LLM#3 (A800)
@@ -41,6 +45,9 @@ class Card:
     fp32_flops_per_s: float
     half_flops_per_s: float  # bf16 and fp16 on tensor cores, fp32 accumulation, no sparsity
     bandwidth_bytes_per_s: float
+    # Host time to launch one eager operator: PyTorch's dispatcher and CUDA's launch together, by
+    # order of magnitude; not calibrated against a card yet.
+    launch_s: float = 5e-6
     device_names: tuple[str, ...] = ()  # torch's names of devices that it stands for, less the make
 
     @property
@@ -51,12 +58,14 @@ class Card:
     @property
     def threads_per_multiprocessor(self) -> int:
         """Threads that a multiprocessor runs at once."""
-        return {(7, 5): 1024, (8, 0): 2048, (8, 6): 1536, (9, 0): 2048}[self.compute_capability]
+        threads = {(7, 5): 1024, (8, 0): 2048, (8, 6): 1536, (8, 9): 1536, (9, 0): 2048}
+        return threads[self.compute_capability]
 
     @property
     def shared_memory_bytes(self) -> int:
         """Shared memory that a thread block may ask for."""
-        return KIB * {(7, 5): 64, (8, 0): 163, (8, 6): 99, (9, 0): 227}[self.compute_capability]
+        sizes = {(7, 5): 64, (8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227}
+        return KIB * sizes[self.compute_capability]
 
     @property
     def cublas_workspace_bytes(self) -> int:
@@ -84,6 +93,66 @@ CARDS = {
             half_flops_per_s=65e12,
             bandwidth_bytes_per_s=320e9,
             device_names=("T4",),
+        ),
+        Card(
+            name="a10",
+            title="A10 24GB",
+            memory_bytes=22_579 * MIB,  # 22.05 GiB
+            context_bytes=320 * MIB,
+            compute_capability=(8, 6),
+            multiprocessors=72,
+            fp32_flops_per_s=31.2e12,
+            half_flops_per_s=125e12,
+            bandwidth_bytes_per_s=600e9,
+            device_names=("A10",),
+        ),
+        Card(
+            name="l4",
+            title="L4 24GB",
+            memory_bytes=22_558 * MIB,  # 22.03 GiB
+            context_bytes=256 * MIB,
+            compute_capability=(8, 9),
+            multiprocessors=58,
+            fp32_flops_per_s=30.3e12,
+            half_flops_per_s=121e12,
+            bandwidth_bytes_per_s=300e9,
+            device_names=("L4",),
+        ),
+        Card(
+            name="l40s",
+            title="L40S 48GB",
+            memory_bytes=45_486 * MIB,  # 44.42 GiB
+            context_bytes=448 * MIB,
+            compute_capability=(8, 9),
+            multiprocessors=142,
+            fp32_flops_per_s=91.6e12,
+            half_flops_per_s=362e12,
+            bandwidth_bytes_per_s=864e9,
+            device_names=("L40S",),
+        ),
+        Card(
+            name="rtx3090",
+            title="GeForce RTX 3090 24GB",
+            memory_bytes=24_248 * MIB,  # 23.68 GiB
+            context_bytes=384 * MIB,
+            compute_capability=(8, 6),
+            multiprocessors=82,
+            fp32_flops_per_s=35.6e12,
+            half_flops_per_s=71e12,  # half of what it does where it also accumulates in fp16
+            bandwidth_bytes_per_s=936e9,
+            device_names=("GeForce RTX 3090",),
+        ),
+        Card(
+            name="rtx4090",
+            title="GeForce RTX 4090 24GB",
+            memory_bytes=24_084 * MIB,  # 23.52 GiB
+            context_bytes=576 * MIB,
+            compute_capability=(8, 9),
+            multiprocessors=128,
+            fp32_flops_per_s=82.6e12,
+            half_flops_per_s=165.2e12,
+            bandwidth_bytes_per_s=1008e9,
+            device_names=("GeForce RTX 4090",),
         ),
         Card(
             name="a6000",

@@ -25,7 +25,7 @@ from petl_bench.units import format_bytes, format_count
 
 ABSENT = "-"
 _SMALLEST_PERCENT = 0.001
-STEP_PHASES = tuple(phase for phase in Phase if phase is not Phase.LOAD)
+STEP_PHASES = tuple(phase for phase in Phase if phase not in {Phase.LOAD, Phase.INITIALISE})
 _PHASES_OF = {
     Mode.TRAINING: (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP),
     Mode.INFERENCE: (Phase.FORWARD,),
@@ -228,7 +228,10 @@ _COLUMNS: dict[str, tuple[str, Callable[[_Row], Value]]] = {
     "trainable_percent": ("Float64", lambda row: row.trainable_percent),
     "peak_allocated_bytes": _measured_column("peak_allocated_bytes"),
     "peak_reserved_bytes": _measured_column("peak_reserved_bytes"),
-    **{f"peak_{phase}_allocated_bytes": _phase_column(phase) for phase in STEP_PHASES},
+    **{
+        f"peak_{phase}_allocated_bytes": _phase_column(phase)
+        for phase in (Phase.INITIALISE, *STEP_PHASES)
+    },
     # What stays once the model stands; the step's peaks include it.
     "load_allocated_bytes": ("Int64", lambda row: row.load_bytes),
     **{f"{category}_bytes": _category_column(category) for category in Category},

@@ -1,5 +1,6 @@
 """Made-up records: plain values, with round numbers that a reader can check by eye."""
 
+import os
 import shutil
 from datetime import UTC, datetime
 
@@ -21,6 +22,9 @@ from petl_bench.record import (
     TimelinePoint,
 )
 from petl_bench.units import GIB
+
+# Models are tiny and tests run side by side: threads of one operator would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 BACKBONE_PARAMETERS = 200_000_000
 STEP_PHASES = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP)

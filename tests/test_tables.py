@@ -135,6 +135,15 @@ def test_a_title_names_whatever_of_the_workload_is_not_the_default(made_up_recor
     assert group.setting.endswith("adamw, clip grad norm None, seed 3")
 
 
+def test_a_target_is_named_where_there_is_one(made_up_record):
+    settings = [
+        groups([made_up_record(workload=Workload(target_length_tokens=length))])[0].setting
+        for length in (3, None)
+    ]
+    assert "source 128, target 3" in settings[0]
+    assert "source 128, adamw" in settings[1]
+
+
 def test_a_summary_as_markdown(made_up_record):
     records = [
         made_up_record("full", peak_bytes=16 * GIB),

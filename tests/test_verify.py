@@ -10,6 +10,7 @@ import pytest
 from petl_bench import cards, registry
 from petl_bench.cli import main
 from petl_bench.cli import verify as command
+from petl_bench.environment import allocator_options
 from petl_bench.errors import UsageError
 from petl_bench.record import Fit, Measurement, Origin, Phase, Record, Status
 from petl_bench.store import read_records
@@ -477,7 +478,7 @@ def measured_t5_small(made_up_record):
         ).plan()
         if planned.label == "bitfit"
     )
-    with command._allocator_options("expandable_segments:True"):
+    with allocator_options("expandable_segments:True"):
         seen = simulate(planned.case, cards.find("h100")).model_dump()
     for memory in (phase for step in seen["steps"] for phase in step.values()):
         memory["by_category"] = None
@@ -521,7 +522,7 @@ def test_the_built_in_suite_is_every_method_at_two_batches_and_dtypes():
 def test_only_the_measured_allocator_options_reach_the_workers(monkeypatch, options):
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF", raising=False)
-    with command._allocator_options(options):
+    with allocator_options(options):
         assert os.environ.get("PYTORCH_ALLOC_CONF", "") == options
         assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
     assert os.environ["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"

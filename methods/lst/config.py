@@ -76,8 +76,7 @@ class LstConfig(MethodConfig):
     )
     initialise: Literal["random", "magnitude", "fisher"] = Field(
         "random",
-        description="native side blocks: as drawn, or cut from the backbone by its weights' "
-        "magnitude or Fisher information (the paper's; its memory is phase initialise)",
+        description="native side blocks: as drawn, or cut from the backbone by importance",
     )
     backbone_dropout: bool = Field(default=True, description="leave dropout on in the backbone")
     attention: Literal["backbone", "sdpa"] = Field(

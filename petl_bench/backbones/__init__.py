@@ -108,8 +108,9 @@ def fitted(backbone: Backbone, workload: Workload) -> Workload:
     generates = workload.mode is Mode.GENERATE
     if generates and not family.dims(backbone.config).language_head:
         raise UsageError(f"mode: {backbone.name} is a classifier and generates nothing")
+    has_target = family.targets or generates
     longest = family.longest(backbone.config)
-    for name in ("source_length_tokens", "target_length_tokens"):
+    for name in ("source_length_tokens", *(["target_length_tokens"] if has_target else [])):
         length = getattr(workload, name)
         if longest is not None and length is not None and length > longest:
             raise UsageError(f"{name}: {backbone.name} takes at most {longest} (got {length})")
@@ -118,7 +119,6 @@ def fitted(backbone: Backbone, workload: Workload) -> Workload:
         raise UsageError(f"images: {backbone.name} takes at most {most} (got {workload.images})")
     if not most:
         workload = workload.model_copy(update={"images": 1})
-    has_target = family.targets or generates
     default = Workload.model_fields["target_length_tokens"].default if has_target else None
     if (workload.target_length_tokens is None) == (default is None):
         return workload

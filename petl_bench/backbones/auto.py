@@ -6,6 +6,7 @@ fine-tuning, BitFit and peft's methods run; methods that meet layers one by one 
 cannot.
 """
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -155,11 +156,12 @@ class Auto:
 def _parsed(config: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig, logging  # noqa: PLC0415 - seconds, not for known families
 
-    others = {key: value for key, value in config.items() if key != "model_type"}
+    others = copy.deepcopy(dict(config))  # transformers writes into what it is given
+    model_type = others.pop("model_type")
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it says of tokens is for those who generate
     try:
-        return AutoConfig.for_model(str(config["model_type"]), **others)
+        return AutoConfig.for_model(str(model_type), **others)
     finally:
         logging.set_verbosity(verbosity)
 

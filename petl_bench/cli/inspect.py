@@ -42,7 +42,8 @@ def methods(
         table.add_row(*map(escape, cells))
     if method.config.model_fields:
         console.print(table)
-        first = next(iter(method.config.model_fields))
+        own = vars(method.config).get("__annotations__") or method.config.model_fields
+        first = next(iter(own))  # rather than one that many methods have
         console.print(f"write: {method.name}[{first}=...]", highlight=False, markup=False)
     else:
         console.print("it has no fields")

@@ -7,6 +7,7 @@ from contextlib import redirect_stdout
 
 from petl_bench import cards
 from petl_bench.comparison.composition import compose, total_bytes
+from petl_bench.comparison.subjects import todays_id
 from petl_bench.comparison.verdicts import Comparison
 from petl_bench.errors import UsageError
 from petl_bench.record import Origin, Record
@@ -42,4 +43,4 @@ def with_parts_of_moved(records: Iterable[Record], cases: Iterable[Comparison]) 
     """`records`, those of the worst cases that moved with what their peaks are made of."""
     moved = [case.case_id for case in cases if case.by_category and case.moves is None]
     worst = set(moved[:MOST_CASES])
-    return [with_parts(record) if record.case_id in worst else record for record in records]
+    return [with_parts(record) if todays_id(record) in worst else record for record in records]

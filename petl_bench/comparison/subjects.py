@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from petl_bench.errors import UsageError
+from petl_bench.method_spec import resolve
 from petl_bench.record import Environment, Measurement, Origin, Part, Record, Status
 from petl_bench.tables import groups
 
@@ -27,7 +29,7 @@ class Subject:
     def of(cls, record: Record) -> Self:
         """The record's question, place and answer. The label may change, the case's id not."""
         return cls(
-            case_id=record.case_id,
+            case_id=todays_id(record),
             label=record.label,
             setting=groups([record])[0].title,
             origin=record.origin,
@@ -38,6 +40,19 @@ class Subject:
             measurement=record.measurement,
             at_peak=record.at_peak,
         )
+
+
+def todays_id(record: Record) -> str:
+    """The id of the record's case, with the options that its method has gained since at defaults.
+
+    A baseline outlives an option more; if the default changes what is done, that is to be seen.
+    """
+    method = record.case.method
+    try:
+        choice = resolve(method.name, dict(method.config))
+    except UsageError:  # a method or an option that is gone
+        return record.case_id
+    return record.case.model_copy(update={"method": choice}).case_id
 
 
 def of_records(records: Iterable[Record]) -> list[Subject]:

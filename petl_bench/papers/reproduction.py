@@ -9,16 +9,19 @@ from enum import StrEnum
 from statistics import median
 
 from petl_bench import method_spec
-from petl_bench.case import Case, DType, Workload
+from petl_bench.case import Case, Workload
 from petl_bench.errors import UsageError, hint
 from petl_bench.papers.schema import Claim, Column, Paper, PaperTable, Quantity, Relation, Row
 from petl_bench.record import Measurement, Origin, Record
 from petl_bench.suite import PlannedCase, Suite
 
-_BACKBONE_FIELDS = ("name", "dtype", "attention")
-_ITEM_BYTES = {DType.FP32: 4, DType.BF16: 2, DType.FP16: 2}
+_BACKBONE_FIELDS = ("name", "dtype", "attention", "quantize")
 # Of a workload, what changes how often a step is taken, and no byte of it.
 _REPETITION = ("seed", "warmup_steps", "measured_steps", "timed_steps")
+
+
+PERCENTS = frozenset({Quantity.UPDATED_PERCENT, Quantity.UPDATED_PERCENT_OF_ALL})
+"""Quantities that differ by points."""
 
 
 class Place(StrEnum):
@@ -95,7 +98,7 @@ def _plan(table: PaperTable, row: Row, column: Column) -> PlannedCase:
     workload = {**table.workload, **row.workload, **column.workload}
     for name, given, known in (
         ("backbone", backbone, _BACKBONE_FIELDS),
-        ("workload", workload, tuple(Workload.model_fields)),
+        ("workload", workload, ("name", *Workload.model_fields)),
     ):
         for field in given:
             if field not in known:
@@ -105,12 +108,11 @@ def _plan(table: PaperTable, row: Row, column: Column) -> PlannedCase:
         backbone={field: [value] for field, value in backbone.items()},
         workload={field: [value] for field, value in workload.items()},
     )
-    (backbone_cell,), (workload_cell,) = suite.backbones(), suite.workloads()
-    choices = method_spec.parse_specs(row.method)
-    if len(choices) != 1:
-        raise UsageError(f"method: {row.method!r} is {len(choices)} methods, not one")
-    case = Case(backbone=backbone_cell, method=choices[0][1], workload=workload_cell)
-    return PlannedCase(label=row.method, case=case)
+    labels = [label for label, _ in method_spec.parse_specs(row.method)]
+    found = [planned for planned in suite.plan() if planned.label in labels]
+    if len(found) != 1:
+        raise UsageError(f"{row.method!r} is {len(found)} cases here, not one")
+    return found[0]
 
 
 # --------------------------------------------------------------------------------------------
@@ -161,15 +163,15 @@ class Reproduction:
     def value(self, cell: Cell, place: Place) -> float | None:
         """Ours, in the column's unit; None where there is no number."""
         seen = self._seen(cell, place)
-        if seen is None or cell.planned is None:
+        if seen is None:
             return None
         match cell.column.quantity:
             case Quantity.PEAK_MEMORY:
-                size = _ITEM_BYTES[cell.planned.case.backbone.dtype] * seen.trainable_parameters
-                held = seen.peak_allocated_bytes + cell.column.copies_of_trainable * size
-                return held / self.paper.unit_bytes
+                return seen.peak_allocated_bytes / self.paper.unit_bytes
             case Quantity.UPDATED_PERCENT:
                 return 100 * seen.trainable_parameters / seen.backbone_parameters
+            case Quantity.UPDATED_PERCENT_OF_ALL:
+                return 100 * seen.trainable_parameters / seen.total_parameters
             case Quantity.TRAINABLE_PARAMETERS:
                 return seen.trainable_parameters
 
@@ -178,7 +180,7 @@ class Reproduction:
         ours = self.value(cell, place)
         if ours is None or not cell.published:
             return None
-        if cell.column.quantity is Quantity.UPDATED_PERCENT:
+        if cell.column.quantity in PERCENTS:
             return ours - cell.published
         return 100 * (ours / cell.published - 1)
 

@@ -49,6 +49,7 @@ class Quantity(StrEnum):
 
     PEAK_MEMORY = "peak_memory"  # allocated, over the whole step, in the paper's unit
     UPDATED_PERCENT = "updated_percent"  # trainable parameters of the backbone's
+    UPDATED_PERCENT_OF_ALL = "updated_percent_of_all"  # of all, added ones included
     TRAINABLE_PARAMETERS = "trainable_parameters"
 
 
@@ -89,9 +90,6 @@ class Column(Frozen):
     quantity: Quantity
     workload: Options = Field(default_factory=dict)  # over the row's
     provenance: Provenance | None = None
-    # Bytes of the trainable parameters that the paper's run held once more, such as in the
-    # buckets of a distributed wrapper; added to our peaks, which have none.
-    copies_of_trainable: Annotated[int, Field(ge=0)] = 0
     note: Text | None = None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from petl_bench.papers.reproduction import Cell, Place, Reproduction, Verdict
+from petl_bench.papers.reproduction import PERCENTS, Cell, Place, Reproduction, Verdict
 from petl_bench.papers.schema import Column as PaperColumn
 from petl_bench.papers.schema import Quantity, Relation
 from petl_bench.record import Status
@@ -20,7 +20,7 @@ def headers(found: Reproduction) -> dict[Place, str]:
     """What the columns of ours are called, those alone that there are."""
     names = {
         Place.EMULATED: f"simulated as {found.paper.emulate}",
-        Place.TODAY: "simulated, today",
+        Place.TODAY: "simulated today",
         Place.MEASURED: "measured",
     }
     return {place: names[place] for place in found.places}
@@ -28,14 +28,18 @@ def headers(found: Reproduction) -> dict[Place, str]:
 
 def headline(found: Reproduction) -> str:
     """How the paper's claims fare, in one sentence."""
-    verdicts = [verdict for verdict in found.verdicts() if verdict.ours]
-    if not verdicts:
+    verdicts = found.verdicts()
+    counts = []
+    for place, name in headers(found).items():
+        checked = [verdict for verdict in verdicts if place in verdict.ours]
+        if checked:
+            standing = sum(verdict.stands(place) for verdict in checked)
+            counts.append(f"{standing} of {len(checked)} {name}")
+    if not counts:
         return "No claim could be checked here."
-    standing = sum(all(map(verdict.stands, verdict.ours)) for verdict in verdicts)
-    one = "claim stands" if len(verdicts) == 1 else "claims stand"
-    left = len(found.paper.claims) - len(verdicts)
+    left = sum(not verdict.ours for verdict in verdicts)
     more = f"; {left} could not be checked here" if left else ""
-    return f"{standing} of {len(verdicts)} {one} on our own numbers{more}."
+    return f"Claims that stand on our own numbers: {', '.join(counts)}{more}."
 
 
 def claims(found: Reproduction) -> Table | None:
@@ -249,7 +253,9 @@ def _caption(found: Reproduction, chosen: Sequence[Cell]) -> str:
     parts = [f"Unit: {_unit(found, column)}."]
     if len({case.workload.model_dump_json() for case in cases}) == 1:
         load = cases[0].workload
-        lengths = f"source {load.source_length_tokens}, target {load.target_length_tokens} tokens"
+        target = load.target_length_tokens
+        of_target = "" if target is None else f", target {target}"
+        lengths = f"source {load.source_length_tokens}{of_target} tokens"
         parts.append(f"Batch {load.batch_size}, {lengths}.")
     parts += filter(None, [table.note, column.note])
     if column.quantity is Quantity.PEAK_MEMORY:
@@ -275,6 +281,8 @@ def _unit(found: Reproduction, column: PaperColumn) -> str:
     return {
         Quantity.PEAK_MEMORY: found.paper.memory_unit,
         Quantity.UPDATED_PERCENT: "% of the backbone's parameters; differences in points",
+        Quantity.UPDATED_PERCENT_OF_ALL: "% of all parameters, added ones included; differences in"
+        " points",
         Quantity.TRAINABLE_PARAMETERS: "parameters",
     }[column.quantity]
 
@@ -293,14 +301,19 @@ def decimals_of(cells: Sequence[Cell]) -> int:
 
 
 def _apart(value: float, column: PaperColumn) -> str:
-    if column.quantity is Quantity.UPDATED_PERCENT:
-        return f"{value:+.3f}"
+    if column.quantity in PERCENTS:
+        return f"{_rounded(value, 3):+.3f}"
     return signed(value)
 
 
 def signed(percent: float) -> str:
     """`percent` with its sign and one decimal."""
-    return f"{percent:+.1f} %"
+    return f"{_rounded(percent, 1):+.1f} %"
+
+
+def _rounded(value: float, digits: int) -> float:
+    """`value` rounded; what is nothing then has no minus sign."""
+    return round(value, digits) + 0.0
 
 
 def _of_claim(verdict: Verdict, value: float, *, printed: bool = False) -> str:

@@ -136,6 +136,7 @@ def test_what_compare_exits_with_is_the_jobs(job):
         assert job(baseline="base.jsonl", code=code)[0] == code
 
 
+@pytest.mark.slow
 def test_the_real_command_in_the_steps(job, tmp_path):
     """Simulate and compare as they stand, with this checkout's petl-bench."""
     shape = {"model_type": "t5", "vocab_size": 96, "d_model": 32, "d_kv": 8, "d_ff": 64}

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from petl_bench.case import Workload
+from petl_bench.case import MethodChoice, Workload
 from petl_bench.comparison import Verdict, compare
 from petl_bench.comparison.annotations import lines
 from petl_bench.comparison.composition import moved
@@ -15,6 +15,7 @@ from petl_bench.comparison.subjects import of_records
 from petl_bench.comparison.thresholds import DEFAULT, parse
 from petl_bench.comparison.words import message
 from petl_bench.errors import UsageError
+from petl_bench.method_spec import resolve
 from petl_bench.record import Category, Origin, Part, Status
 from petl_bench.units import GIB, MIB
 
@@ -167,6 +168,21 @@ def test_nothing_compared_is_no_pass(judged, made_up_record):
             judged(base, new)
     with pytest.raises(UsageError, match="no case has device_used on both sides"):
         judged([made_up_record()], [made_up_record()], fail_on=["device_used:1%"])
+
+
+def test_a_baseline_outlives_an_option_that_its_method_gains(judged, made_up_record):
+    def lora(config, peak_bytes):
+        record = made_up_record("lora", peak_bytes=peak_bytes)
+        method = MethodChoice(name="lora", config=config)
+        case = record.case.model_copy(update={"method": method})
+        return record.model_copy(update={"case": case, "case_id": case.case_id})
+
+    today = resolve("lora", {}).config
+    older = {name: value for name, value in today.items() if name != "dropout"}
+    outcome = judged([lora(older, 10 * GIB)], [lora(today, 11 * GIB)])
+    assert only(outcome).verdict is Verdict.REGRESSED
+    other = judged([lora(older, GIB)] * 2, [lora(today, GIB), lora(today | {"r": 3}, GIB)])
+    assert other.counts == {Verdict.NEW: 1, Verdict.UNCHANGED: 1}
 
 
 def test_the_worst_comes_first(judged, made_up_record):

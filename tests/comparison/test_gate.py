@@ -109,6 +109,7 @@ def slipped(place):
     return home
 
 
+@pytest.mark.slow
 def test_one_more_activation_kept_turns_ci_red_and_is_named(command, place, slipped):
     code, said, _ = command("baseline", "update", "baseline.jsonl", "--from", "base")
     assert (code, said) == (0, "baseline.jsonl: 2 cases\n")

@@ -233,8 +233,9 @@ def test_a_repository_of_the_hub_is_asked_for_its_config(tmp_path, monkeypatch):
 def test_one_question_is_one_case_however_its_target_was_asked_for():
     bert, t5 = backbones.find("bert-base"), backbones.find("t5-base")
     asked = [Workload(), Workload(target_length_tokens=9), Workload(target_length_tokens=None)]
+    asked.append(Workload(target_length_tokens=600))  # more than BERT has positions
     assert {backbones.fitted(bert, w).target_length_tokens for w in asked} == {None}
-    assert [backbones.fitted(t5, w).target_length_tokens for w in asked] == [3, 9, 3]
+    assert [backbones.fitted(t5, w).target_length_tokens for w in asked] == [3, 9, 3, 600]
     plan = Suite(
         methods=("full",),
         backbone={"name": ["bert-base"]},

@@ -94,7 +94,7 @@ def write_no_outputs(monkeypatch):
         ("show ../empty", ["records", "empty", "none"]),
         ("show ../corrupt", ["records", "corrupt line 1"]),
         ("show ../binary", ["records", "binary line 1", "UTF-8"]),
-        ("show ../empty --markdown --csv", ["--markdown and --csv"]),
+        ("show ../empty --markdown --csv", ["--markdown, --latex and --csv"]),
         ("report absent", ["records", "absent", "No such file"]),
         ("report ../empty", ["records", "empty", "none"]),
         ("report ../run --out ../file/page.html", ["out", "file", "File exists"]),

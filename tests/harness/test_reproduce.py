@@ -112,7 +112,7 @@ def test_a_paper_is_run_in_its_era_and_todays_and_written_down_and_goes_on(
 ):
     ended = command("reproduce", paper, "--out", out, "--profiler", "simulated")
     assert ended.code == 0, ended.err
-    assert "1 of 1 claim stands on our own numbers." in ended.out
+    assert "numbers: 1 of 1 simulated as torch-1.10, 1 of 1 simulated today." in ended.out
     assert "not runnable here: Table 1: memory (Nobody's): method: no method 'nobodys'" in ended.out
     records = [json.loads(line) for line in lines(out / FILE_NAME)]
     eras = {(record["label"], record["environment"]["emulates"]) for record in records}

@@ -1,7 +1,9 @@
 """Any torch model: what `petl_bench.simulate` says of it."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -195,6 +197,13 @@ def test_measured_and_simulated_agree():
     measured = petl_bench.measure(mlp, (1024, 512), loss=mean_square)
     simulated = petl_bench.simulate(mlp, (1024, 512), loss=mean_square)
     assert measured.peak_allocated_bytes == pytest.approx(simulated.peak_allocated_bytes, rel=0.05)
+
+
+def test_the_example_of_the_page_runs_as_it_stands(capsys):
+    page = (Path(__file__).parents[2] / "docs/ci.md").read_text()
+    (example,) = re.findall(r"```python\n(import petl_bench\n.*?)```", page, re.DOTALL)
+    exec(example, {})  # noqa: S102 - our own page
+    assert "peak allocated" in capsys.readouterr().out
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -191,8 +191,8 @@ def test_from_fp16_a_softmax_to_fp32_makes_no_copy_first():
 
 @pytest.mark.usefixtures("bf16")
 def test_transformers_may_switch_it_off_for_a_stretch():
-    """Rotary embeddings are computed in fp32 so, though meta is no device to transformers."""
-    from transformers.models.llama import modeling_llama
+    """Some norms are computed in fp32 so, though meta is no device to transformers."""
+    from transformers.models.nemotron import modeling_nemotron
 
-    with autocast_on_meta(), modeling_llama.maybe_autocast("meta", enabled=False):
+    with autocast_on_meta(), modeling_nemotron.maybe_autocast("meta", enabled=False):
         assert (meta(4, 4) @ meta(4, 4)).dtype is torch.float32

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from petl_bench.methods.lst import METHOD
+from petl_bench.methods.lst import METHOD, attach_lst, cut_from_backbone, load_lst
 from torch.nn import functional as F
 
 from petl_bench import method_spec
@@ -405,3 +405,69 @@ def test_a_misfit_is_told_in_a_sentence(family, changes, spec, reason, make_tiny
     ((_, choice),) = method_spec.parse_specs(spec)
     case = Case(backbone=backbone, method=choice, workload=Workload())
     assert reason in unsupported(case)
+
+
+CUT = {  # of a layer: the matrices that are cut, in order, and the norm after the second and last
+    "bert": (
+        "bert.embeddings.word_embeddings",
+        "bert.encoder.layer",
+        ["attention.self.query", "attention.self.key", "attention.self.value"],
+        ("attention.output.dense", "attention.output.LayerNorm"),
+        "intermediate.dense",
+        ("output.dense", "output.LayerNorm"),
+    ),
+    "bart-encoder": (
+        "encoder.embed_tokens",
+        "encoder.layers",
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        ("self_attn.out_proj", "self_attn_layer_norm"),
+        "fc1",
+        ("fc2", "final_layer_norm"),
+    ),
+}
+
+
+@pytest.mark.parametrize("family", CUT)
+def test_side_blocks_cut_from_post_norm_layers_follow_the_rows(family, make_tiny, attach):
+    """By magnitude, halved, matrix by matrix; biases and norms go with the rows that stay."""
+    model = attach("lst[reduction=2,keep=all]", make_tiny(family)).model
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter)
+    cut_from_backbone(model)
+    w = Weights({name: p.detach() for name, p in model.named_parameters()})
+    embedding, layers, heads, (output, norm), up, (down, last_norm) = CUT[family]
+
+    def stay(scores):
+        lowest = sorted(range(len(scores)), key=lambda unit: float(scores[unit]))[
+            : len(scores) // 2
+        ]
+        return list(set(range(len(scores))) - set(lowest))
+
+    def check(thin, full, names, columns):
+        scores = torch.stack([full.at(n)("weight")[:, columns].abs() for n in names]).prod(0).sum(1)
+        rows = stay(scores)
+        for name in names:
+            assert torch.equal(thin.at(name)("weight"), full.at(name)("weight")[rows][:, columns])
+            assert torch.equal(thin.at(name)("bias"), full.at(name)("bias")[rows])
+        return rows
+
+    kept = stay(w.at(embedding)("weight").abs().sum(0))
+    for i in range(2):
+        thin = w.at(f"ladders.default.stacks.encoder.design.thin.block.{i}")
+        full = w.at(f"{layers}.{i}")
+        for inputs, out, after in ((heads, output, norm), ([up], down, last_norm)):
+            kept = check(thin, full, [out], check(thin, full, inputs, kept))
+            for vector in ("weight", "bias"):
+                assert torch.equal(thin.at(after)(vector), full.at(after)(vector)[kept])
+
+
+@pytest.mark.parametrize("family", ["roberta", "bart-encoder", "llama"])
+def test_a_ladder_comes_back_with_its_head(family, make_tiny, attach, tmp_path):
+    built = attach("full", make_tiny(family))
+    model = attach_lst(built.model.eval(), reduction=2)
+    for parameter in model.ladders.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path)
+    other = load_lst(attach("full", make_tiny(family)).model.eval(), tmp_path)
+    batch = built.batch()
+    assert torch.equal(other(**batch).logits, model(**batch).logits)

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from petl_bench.case import Autocast, Optimizer, Workload
+from petl_bench.assembly import unsupported
+from petl_bench.case import Autocast, Case, DType, Optimizer, Workload
+from petl_bench.method_spec import resolve
 from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
 from petl_bench.profilers.simulated.ledger import Ledger
-from petl_bench.record import Category, Phase
+from petl_bench.record import Category, Phase, PhaseMemory
 from petl_bench.steps import Step
 
 SMALL = {"batch_size": 4, "source_length_tokens": 7, "target_length_tokens": 5}
@@ -125,3 +127,48 @@ def test_accumulated_parts_are_small_and_gradients_stay_between_them(peaks_of):
     always = ALWAYS - 128
     assert parts[Phase.OPTIMIZER_STEP] == always + 256
     assert parts[Phase.FORWARD] == always + 256 + 512
+
+
+@pytest.mark.parametrize("spec", ["full", "lora", "adapter", "lst[reduction=2,keep=all]"])
+def test_recomputed_layers_give_the_same_gradients(spec, make_tiny_t5, attach, small_workload):
+    backbone = make_tiny_t5(num_layers=2, num_decoder_layers=2, dropout_rate=0.0)
+    found = []
+    for recomputed in (False, True):
+        built = attach(spec, backbone)
+        if recomputed:
+            built.method.checkpoint(built.model)
+        built.model.train()
+        built.model(**built.batch(small_workload))["loss"].backward()
+        found.append([p.grad for p in built.model.parameters() if p.requires_grad])
+    torch.testing.assert_close(*found)
+
+
+def test_a_phase_that_comes_twice_has_its_highest_peak_and_its_last_end():
+    first, second = (
+        PhaseMemory(
+            peak_allocated_bytes=peak,
+            peak_reserved_bytes=reserved,
+            end_allocated_bytes=end,
+            by_category={Category.INPUT: peak},
+            elapsed_s=0.5,
+        )
+        for peak, reserved, end in ((100, 200, 50), (80, 300, 40))
+    )
+    both = first.then(second)
+    assert both.peak_allocated_bytes == 100
+    assert both.by_category == {Category.INPUT: 100}
+    assert (both.peak_reserved_bytes, both.end_allocated_bytes) == (300, 40)
+    assert both.elapsed_s == 1.0
+    assert both.peak_requested_bytes is None
+
+
+@pytest.mark.parametrize(("dtype", "told"), [("fp16", "scales the loss"), ("fp32", None)])
+def test_a_scaled_loss_is_not_for_weights_of_fp16(dtype, told, make_tiny_t5):
+    backbone = make_tiny_t5().model_copy(update={"dtype": DType(dtype)})
+    case = Case(
+        backbone=backbone,
+        method=resolve("lora", {}),
+        workload=Workload(batch_size=2, autocast="fp16"),
+    )
+    reason = unsupported(case)
+    assert reason is None if told is None else told in reason

@@ -19,9 +19,11 @@ KINDS = [name.removeprefix("peft:") for name in registry.names("peft")]
 # Where peft's default is too large for a tiny model.
 SMALLER = {
     "c3a": {"block_size": 16},
+    "fourierft": {"n_frequency": 100},
     "lokr": {"r": 4},
     "miss": {"r": 4},
     "oft": {"oft_block_size": 16},
+    "psoft": {"r": 8},
     "road": {"group_size": 16},
     "shira": {"r": 4},
     "vblora": {"vector_length": 16},

@@ -13,9 +13,36 @@ import torch
 from petl_bench.cards import Card
 from petl_bench.record import RooflineEstimate
 
-LAUNCH_S = 5e-6
-"""Host time to launch one eager operator. Order of magnitude of PyTorch's dispatcher and CUDA's
-launch together; not calibrated against a card yet."""
+aten = torch.ops.aten
+
+NO_KERNEL = {
+    aten.empty,
+    aten.empty_like,
+    aten.empty_strided,
+    aten.new_empty,
+    aten.new_empty_strided,
+    aten.detach_,
+    aten.lift_fresh,
+    aten._local_scalar_dense,
+    aten._unsafe_view,
+}
+"""What allocates, or only renames."""
+
+OVERWRITES = {aten.copy_, aten.fill_, aten.zero_}
+"""What does not read its first argument, which it writes."""
+
+FILLS = {
+    aten.zeros_like,
+    aten.ones_like,
+    aten.full_like,
+    aten.new_zeros,
+    aten.new_ones,
+    aten.new_full,
+}
+"""What only takes the form of its first argument."""
+
+GATHERS = {aten.embedding, aten.index, aten.index_select, aten.gather, aten.nll_loss_forward}
+"""What reads of its largest argument only as much as it writes."""
 
 
 class Roofline:
@@ -27,18 +54,17 @@ class Roofline:
 
     def add(self, func: Any, args: Sequence[Any], out: Any, flops: int) -> None:
         """Count one operator by its arguments and result; views cost nothing."""
-        if func.is_view:
-            return
         outputs = _tensors((out,))
-        if not outputs:
+        if func.is_view or func.overloadpacket in NO_KERNEL or not outputs:
             return
-        half = outputs[0].element_size() == 2  # noqa: PLR2004 - bytes of a 16-bit float
+        inputs = _tensors(args)
+        # Tensor cores run by the type of what is multiplied.
+        half = (inputs or outputs)[-1].element_size() == 2  # noqa: PLR2004 - bytes
         rate = self._card.half_flops_per_s if half else self._card.fp32_flops_per_s
-        moved = sum(_touched_bytes(tensor) for tensor in _tensors(args) + outputs)
         compute_s = flops / rate
-        memory_s = moved / self._card.bandwidth_bytes_per_s
-        if max(compute_s, memory_s) <= LAUNCH_S:
-            self._launch_s += LAUNCH_S
+        memory_s = moved_bytes(func, inputs, outputs) / self._card.bandwidth_bytes_per_s
+        if max(compute_s, memory_s) <= self._card.launch_s:
+            self._launch_s += self._card.launch_s
         elif compute_s >= memory_s:
             self._compute_s += compute_s
         else:
@@ -53,6 +79,22 @@ class Roofline:
             memory_bound_s=self._memory_s,
             launch_bound_s=self._launch_s,
         )
+
+
+def moved_bytes(func: Any, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:
+    """Bytes that the kernel of `func` must read and write, each once."""
+    kind = func.overloadpacket
+    written = sum(map(_touched_bytes, outputs))
+    if kind in FILLS:
+        return written
+    read = {id(tensor): tensor for tensor in inputs}
+    if kind in OVERWRITES:
+        del read[id(inputs[0])]
+    if kind in GATHERS:
+        largest = max(inputs, key=_touched_bytes)
+        del read[id(largest)]
+        written += min(written, _touched_bytes(largest))
+    return written + sum(map(_touched_bytes, read.values()))
 
 
 def _tensors(values: Sequence[Any]) -> list[torch.Tensor]:

@@ -28,9 +28,8 @@ from petl_bench.backbones.ports import Stack
 from .checkpoint import BackboneIdentity
 from .ladder import Ladder
 from .ladders import Ladders
-from .recording import Recording, Replay, Store, raw, read
+from .recording import Recording, Replay, Store, checksum, raw, read
 
-_SAMPLES = 64
 # What a training step does not give, and what a ladder's file does not answer.
 _OTHER_INPUTS = ("encoder_outputs", "past_key_values", "inputs_embeds", "decoder_inputs_embeds")
 _OTHER_OUTPUTS = ("output_hidden_states", "output_attentions")
@@ -56,9 +55,10 @@ def cached_activations(model: Any, folder: str | Path, store: Store = "full") ->
     backbone, a batch, the kept layers and the kind of side block; ladders that share these share
     them. A file that is not whole is made anew: it is a copy of what can be computed.
 
-    Only training passes on token ids are cached. Evaluation, generation, passes that ask for a
-    key-value cache, hidden states or attentions, and those of no ladder are left alone. A cached
-    pass has no `encoder_last_hidden_state`: it reads as not-a-number.
+    Only training passes on token ids are cached, those in training mode with gradients on.
+    Evaluation, generation, passes that ask for a key-value cache, hidden states or attentions, and
+    those of no ladder are left alone. A cached pass has no `encoder_last_hidden_state`: it reads as
+    not-a-number.
 
     Raises:
         ValueError: no ladder is active, its backbone keeps dropout on or trains or has no weights,
@@ -140,10 +140,10 @@ class _Session:
         given = dict(zip(self._names, args, strict=False)) | kwargs
         alone = (
             self._ladders.current is None
-            or not model.training
+            or not (model.training and torch.is_grad_enabled())
             or given.get("use_cache")
             or any(given.get(name) is not None for name in _OTHER_INPUTS)
-            or any(given.get(name, getattr(self._config, name, False)) for name in _OTHER_OUTPUTS)
+            or any(self._asked(given, name) for name in _OTHER_OUTPUTS)
         )
         if alone:
             return
@@ -155,6 +155,10 @@ class _Session:
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
                 digest.update(raw(value))
         self._batch = digest.hexdigest()
+
+    def _asked(self, given: dict[str, Any], name: str) -> bool:
+        asked = given.get(name)
+        return bool(getattr(self._config, name, False) if asked is None else asked)
 
     def before(self, stack: Stack, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """What comes before a stack: nothing, if the stack is not to run."""
@@ -251,18 +255,16 @@ class _Session:
 
 
 def _fingerprint(model: Any, stacks: tuple[Stack, ...]) -> str:
-    """Of all that decides what the layers compute: samples of every tensor, and its dtype.
+    """Of all that decides what the layers compute: configuration, and every tensor's checksum.
 
-    More than BackboneIdentity, since a backbone may differ in its layers alone.
+    More than BackboneIdentity, since a backbone may differ in one layer or one token alone.
     """
     digest = hashlib.sha256(BackboneIdentity.of(model).model_dump_json().encode())
+    digest.update(model.config.to_json_string(use_diff=False).encode())
     for stack in stacks:
         for part in (*stack.outside, stack.module):
             for name, tensor in part.state_dict().items():
-                if not isinstance(tensor, torch.Tensor) or not tensor.numel():
-                    continue
-                digest.update(f"{stack.name} {name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-                flat = tensor.detach().flatten()
-                picked = torch.linspace(0, flat.numel() - 1, _SAMPLES, dtype=torch.float64).long()
-                digest.update(raw(flat[picked.to(flat.device)]))
+                if isinstance(tensor, torch.Tensor):  # some modules have a state of another kind
+                    about = (stack.name, name, tensor.dtype, tuple(tensor.shape), checksum(tensor))
+                    digest.update(str(about).encode())
     return digest.hexdigest()

@@ -96,18 +96,15 @@ class Recording:
 
     def arguments(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Layer `name`'s arguments, (args, kwargs), in a form that notes what is read."""
-        noted_args, noted_kwargs = (
-            self._args.setdefault(name, {}),
-            self._kwargs.setdefault(name, {}),
-        )
-        return Reads(enumerate(args), noted_args), Reads(kwargs.items(), noted_kwargs)
+        self._args[name], self._kwargs[name] = {}, {}
+        return Reads(enumerate(args), self._args[name]), Reads(kwargs.items(), self._kwargs[name])
 
     def write(self, path: Path, key: str) -> int:
         """Put all of it into `path` at once; returns the file's bytes.
 
         A reader sees the whole file or none: it is renamed when it is complete.
         """
-        from safetensors.torch import save  # noqa: PLC0415 - only who caches needs it
+        from safetensors.torch import save_file  # noqa: PLC0415 - only who caches needs it
 
         tensors = dict(self._hidden)
         names: dict[int, str] = {}  # layers are called with the same masks
@@ -136,14 +133,13 @@ class Recording:
             args=args,
             kwargs=kwargs,
         )
-        content = save(tensors, metadata={"about": about.model_dump_json()})
         draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            draft.write_bytes(content)
+            save_file(tensors, draft, metadata={"about": about.model_dump_json()})
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
-        return len(content)
+        return path.stat().st_size
 
 
 class Replay:

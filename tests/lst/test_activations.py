@@ -199,14 +199,23 @@ def test_ladders_that_read_the_same_share_files(tmp_path):
 
 
 def test_another_backbone_has_files_of_its_own(tmp_path):
-    """Even one that differs in a layer alone, or in the form of its masks."""
-    changed, eager = with_ladder(), with_ladder(lambda: tiny_t5(attn_implementation="eager"))
+    """Even one that differs in one weight, its configuration, or the form of its masks."""
+    changed = with_ladder()
     with torch.no_grad():
-        changed.decoder.block[2].layer[2].DenseReluDense.wo.weight += 0.1
-    assert hits_after(with_ladder(lambda: tiny_t5(seed=1)), tmp_path / "seed") == 0
-    assert hits_after(changed, tmp_path / "layer") == 0
-    assert hits_after(eager, tmp_path / "masks") == 0
-    assert hits_after(with_ladder().to(torch.bfloat16), tmp_path / "dtype") == 0
+        changed.decoder.block[2].layer[2].DenseReluDense.wo.weight[0, 1] += 0.1
+    others = [
+        with_ladder(lambda: tiny_t5(seed=1)),
+        changed,
+        with_ladder(lambda: tiny_t5(layer_norm_epsilon=1e-3)),
+        with_ladder(lambda: tiny_t5(attn_implementation="eager")),
+        with_ladder().to(torch.bfloat16),
+    ]
+    (batch,) = some_batches(tiny_t5, 1)
+    for files, model in enumerate([with_ladder(), *others], start=1):
+        with cached_activations(model, tmp_path) as use:
+            an_epoch(model, [batch])
+            assert (use.hits, use.misses) == (0, 1)
+        assert len(list(tmp_path.iterdir())) == files
 
 
 def test_another_batch_has_a_file_of_its_own(tmp_path):
@@ -305,6 +314,21 @@ def test_evaluation_and_generation_are_left_alone(tmp_path):
         model.load_state_dict(with_ladder().state_dict())
         assert same(looked_at(), before)
     assert (use.hits, use.misses) == (1, 1)
+
+
+def test_generation_in_training_mode_is_left_alone(tmp_path):
+    """It is no training for that, even where each step looks like one."""
+    model, (batch,) = with_ladder(tiny_llama), some_batches(tiny_llama, 1)
+    with cached_activations(model, tmp_path) as use:
+        model.generate(
+            batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=3,
+            use_cache=False,
+            pad_token_id=0,
+        )
+    assert (use.hits, use.misses) == (0, 0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_pass_writes_nothing_and_harms_none(tmp_path):

@@ -7,12 +7,13 @@
 
 Source: Sung, Cho & Bansal 2022, arXiv:2206.06522, section 3. Reading order of the files: config,
 side (one stack's network), designs and blocks (its layers), rungs, ladder (the whole), ladders
-(how it listens to the model and speaks in its place), pruning, reserving, checkpoint and
-loading, counts.
+(how it listens to the model and speaks in its place), recording and activations (what it hears,
+on disk), pruning, reserving, checkpoint and loading, counts.
 """
 
 from petl_bench.method import Method
 
+from .activations import CacheUse, cached_activations
 from .checkpoint import LadderError
 from .config import LstConfig
 from .counts import trainable_parameters, unsupported
@@ -35,10 +36,12 @@ METHOD = Method(
 
 __all__ = [
     "METHOD",
+    "CacheUse",
     "LadderError",
     "LstConfig",
     "SpanCorruption",
     "attach_lst",
+    "cached_activations",
     "cut_from_backbone",
     "fisher_information",
     "from_pretrained",

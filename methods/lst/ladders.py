@@ -25,6 +25,7 @@ from petl_bench.method import freeze
 from . import checkpoint
 from .config import LstConfig
 from .ladder import Ladder
+from .recording import Recording
 
 SIDE_STATE = "ladder_state"
 """Key in an encoder's output under which its side state travels to the decoder: whatever
@@ -37,6 +38,7 @@ class Ladders(nn.ModuleDict):
     def __init__(self, model: nn.Module, ports: Ports) -> None:
         super().__init__()
         self.active: str | None = None
+        self.recording: Recording | None = None  # listens to what feeds the ladder
         # Known only now: afterwards the ladders must not hold the model that holds them.
         self._backbone = (
             None if next(model.parameters()).is_meta else checkpoint.BackboneIdentity.of(model)
@@ -205,9 +207,16 @@ class Ladders(nn.ModuleDict):
     def _enter(self, name: str, module: nn.Module, args: Any, embedding_BTD: torch.Tensor) -> None:
         del module, args
         if self.current is not None:
-            # None while the first stack runs, its side state while the second one does.
-            ladder = self.current
-            ladder.stack(name).enter(embedding_BTD, self._encoder_BSd, self._made())
+            if self.recording is not None:
+                embedding_BTD = self.recording.hidden(f"{name}.embedding", embedding_BTD)
+            self.enter(name, embedding_BTD)
+
+    def enter(self, name: str, embedding_BTD: torch.Tensor) -> None:
+        """Start the active ladder's pass through the stack called `name`."""
+        ladder = self.current
+        assert ladder is not None
+        # None while the first stack runs, its side state while the second one does.
+        ladder.stack(name).enter(embedding_BTD, self._encoder_BSd, self._made())
 
     def _climb(  # noqa: PLR0917 - a hook's arguments, after the two it is bound to
         self,
@@ -219,9 +228,28 @@ class Ladders(nn.ModuleDict):
         output: Any,
     ) -> None:
         del module
-        if self.current is not None and index in (side := self.current.stack(name)).kept:
+        ladder = self.current
+        if ladder is not None and index in ladder.stack(name).kept:
             hidden_BTD = output[0] if isinstance(output, tuple) else output
-            side.climb(index, hidden_BTD, args, kwargs)
+            if self.recording is not None:
+                layer = f"{name}.{index}"
+                if ladder.config.climbs:
+                    hidden_BTD = self.recording.hidden(layer, hidden_BTD)
+                args, kwargs = self.recording.arguments(layer, args, kwargs)
+            self.climb(name, index, hidden_BTD, args, kwargs)
+
+    def climb(
+        self,
+        name: str,
+        index: int,
+        hidden_BTD: torch.Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        """One step of the active ladder, beside layer `index` of the stack called `name`."""
+        ladder = self.current
+        assert ladder is not None
+        ladder.stack(name).climb(index, hidden_BTD, args, kwargs)
 
     def _pass_on(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
         """An encoder has run: its side state is what the decoder's side blocks attend to."""

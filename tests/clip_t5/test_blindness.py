@@ -165,3 +165,16 @@ def test_the_ladder_names_no_family():
     sources = sorted(Path(lst.__file__).parent.glob("*.py"))
     assert len(sources) > 5
     assert [path.name for path in sources if "clip" in path.read_text("utf-8").lower()] == []
+
+
+def test_activations_beside_images_are_refused(built, tmp_path):
+    from petl_bench.methods.lst import cached_activations
+
+    model, _ = built("lst[backbone_dropout=false]")
+    folder = tmp_path / "activations"
+    with (
+        pytest.raises(ValueError, match="the embedding of an extra input trains"),
+        cached_activations(model, folder),
+    ):
+        pass
+    assert not folder.exists()

@@ -93,6 +93,7 @@ class Method(Generic[C]):
     fit: Callable[[Backbone, C], C] = as_it_is
     unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
     checkpoint: Callable[[nn.Module], None] = checkpoint_layers  # turns recomputation on
+    learning_rate: float = 3e-4  # of `train`, at its highest; by default the LST paper's for most
 
 
 def attach(method: Method[Any], model: nn.Module, ports: Ports, config: MethodConfig) -> nn.Module:

@@ -30,6 +30,7 @@ METHOD = Method(
     trainable_parameters=trainable_parameters,
     unsupported=unsupported,
     checkpoint=checkpoint_blocks,
+    learning_rate=3e-3,  # all sizes, in the authors' code
 )
 
 __all__ = [

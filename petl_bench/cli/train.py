@@ -120,7 +120,8 @@ def _run(
         try:
             for record in run(bench, plan, store, card, progress):
                 records.append(record)
-                shown.console.print(_line(record, len(records), len(plan)), markup=False)
+                line = _line(record, len(records), len(plan))
+                shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
         except KeyboardInterrupt:
             shown.stop()
             raise stopped() from None

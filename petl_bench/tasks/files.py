@@ -66,7 +66,7 @@ def _csv(path: Path) -> Iterator[Row]:
                 raise UsageError(f"data: {where} has more fields than the header")
             yield Row(where, fields)
     except csv.Error as error:
-        raise UsageError(f"data: {path} line {reader.line_num}: {error}") from None
+        raise UsageError(f"data: {path} line {reader.reader.line_num}: {error}") from None
 
 
 def _parquet(path: Path) -> Iterator[Row]:

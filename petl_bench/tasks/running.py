@@ -1,6 +1,7 @@
 """From what was asked to training records: the plan, and its trials one after another."""
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,13 +15,11 @@ from petl_bench.assembly import unsupported
 from petl_bench.backbones import FAMILIES
 from petl_bench.cards import Card
 from petl_bench.case import Backbone, Case, MethodChoice, Workload
-from petl_bench.environment import (
-    measured_environment,
-    processor_environment,
-    simulated_environment,
-)
+from petl_bench.environment import measured_environment, processor_environment
 from petl_bench.errors import UsageError
-from petl_bench.record import Origin, Status
+from petl_bench.profilers.simulated.era import ERAS
+from petl_bench.profilers.simulated.profiler import simulate
+from petl_bench.record import Status
 from petl_bench.tasks.metrics import scores
 from petl_bench.tasks.record import Data, Outcome, Recipe, SimulatedPeak, TrainingRecord, Trial
 from petl_bench.tasks.splits import Splits
@@ -28,8 +27,6 @@ from petl_bench.tasks.store import Expected, TrainingStore
 from petl_bench.tasks.task import Task
 from petl_bench.tasks.training import Encoded, Encoder, NonFiniteLossError, train
 from petl_bench.tasks.weights import Weights
-from petl_bench.worker import Task as SimulationTask
-from petl_bench.worker import run_task
 
 MAX_LENGTH_TOKENS = 128  # as in Sung et al. 2022
 _MOST_WARMUP_STEPS = 500  # likewise
@@ -75,7 +72,7 @@ class Bench:
         return self.weights.backbone(self.splits.outputs)
 
     def plan(self, methods: str, seeds: Sequence[int], asked: Asked) -> list[PlannedTrial]:
-        """The trials: all methods with the first seed, then with the next.
+        """The trials, none twice: all methods with the first seed, then with the next.
 
         Raises:
             UsageError: an unknown method, or a number that makes no sense.
@@ -91,7 +88,7 @@ class Bench:
             (label, method_spec.fitted(choice, backbone))
             for label, choice in method_spec.parse_specs(methods)
         ]
-        return [
+        plan = [
             PlannedTrial(
                 label,
                 Trial(
@@ -107,6 +104,7 @@ class Bench:
             for seed in seeds
             for label, choice in choices
         ]
+        return list({planned.trial.trial_id: planned for planned in plan}.values())
 
     def _recipe(self, choice: MethodChoice, asked: Asked, backbone: Backbone) -> Recipe:
         for name in ("epochs", "batch_size", "max_steps"):
@@ -146,11 +144,7 @@ def run(
     """
     environment = measured_environment() if torch.cuda.is_available() else processor_environment()
     encoder = Encoder(bench.weights.folder)
-    length = plan[0].trial.recipe.max_length_tokens
-    splits = {
-        name: encoder.encode(getattr(bench.splits, name), length)
-        for name in ("train", "validation", "test")
-    }
+    splits = _encoded(bench.splits, encoder, plan[0].trial.recipe.max_length_tokens)
     constant = _constant(bench)
     for done, planned in enumerate(plan):
 
@@ -166,13 +160,25 @@ def run(
             case = _case(trial, splits["train"])
             answer = _skip(case)
             if answer is None:
-                answer = _outcome(partial(train, trial, bench.task, encoder, splits, step))
-                answer["simulated"] = _simulated(case, planned.label, card)
+                # FutureWarning: peft 0.21 asks transformers 5.23 by an old name.
+                with warnings.catch_warnings(action="ignore", category=FutureWarning):
+                    answer = _outcome(partial(train, trial, bench.task, encoder, splits, step))
+                    answer["simulated"] = _simulated(case, card)
             record = TrainingRecord(
                 **expected._asdict(), trial=trial, label=planned.label, constant=constant, **answer
             )
             store.append(record)
         yield record
+
+
+def _encoded(splits: Splits, encoder: Encoder, max_length_tokens: int) -> dict[str, Encoded]:
+    """Every split; those that are only looked at by length, so that batches need little padding."""
+    train_split, *others = (
+        encoder.encode(split, max_length_tokens)
+        for split in (splits.train, splits.validation, splits.test)
+    )
+    validation, test = (sorted(s, key=lambda each: len(each["input_ids"])) for s in others)
+    return {"train": train_split, "validation": validation, "test": test}
 
 
 def _skip(case: Case) -> dict[str, Any] | None:
@@ -212,16 +218,17 @@ def _case(trial: Trial, train_split: Encoded) -> Case:
     )
 
 
-def _simulated(case: Case, label: str, card: Card) -> SimulatedPeak | None:
-    environment = simulated_environment(card)
-    record = run_task(SimulationTask(case=case, label=label), Origin.SIMULATED, card, environment)
-    if record.measurement is None:
+def _simulated(case: Case, card: Card) -> SimulatedPeak | None:
+    """None where a step cannot be simulated: no reason to lose a training run."""
+    try:
+        measurement = simulate(case, card, ERAS[None])
+    except Exception:  # noqa: BLE001 - whatever a method does on tensors without data
         return None
     return SimulatedPeak(
         card=card.name,
         source_length_tokens=case.workload.source_length_tokens,
-        peak_allocated_bytes=record.measurement.peak_allocated_bytes,
-        peak_reserved_bytes=record.measurement.peak_reserved_bytes,
+        peak_allocated_bytes=measurement.peak_allocated_bytes,
+        peak_reserved_bytes=measurement.peak_reserved_bytes,
     )
 
 

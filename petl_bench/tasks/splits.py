@@ -61,12 +61,12 @@ def load(task: Task, folder: Path | None) -> Splits:
     else:
         rows = hub.read(task)
     names = classes(task, rows["train"] or ())
+    if len(names) == 1:
+        raise UsageError(f"data: the training split has one label alone, {names[0]!r}")
     found = {
         split: [example(task, names, row) for row in of_split] if of_split is not None else None
         for split, of_split in rows.items()
     }
-    if not task.regression and len(names) < 2:  # noqa: PLR2004 - nothing to tell apart
-        raise UsageError(f"data: the training split has one label alone, {names[0]!r}")
     train, validation, test = _complete(**found)
     return Splits(labels=names, train=train, validation=validation, test=test)
 

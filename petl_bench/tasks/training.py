@@ -37,6 +37,9 @@ from petl_bench.tasks.record import Evaluation, Outcome, Trial
 from petl_bench.tasks.task import Task
 from petl_bench.training import trainable
 
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
+"""What a tokenizer cannot be without; transformers make up an empty one."""
+
 Encoded = list[dict[str, Any]]  # an example as the model takes it, and its label
 Progress = Callable[[int], None]  # steps taken
 
@@ -52,14 +55,16 @@ class Encoder:
         """Of the folder.
 
         Raises:
-            UsageError: it has none.
+            UsageError: it has none, or one that does not pad.
         """
         self.folder = folder
+        if not any(found for name in _VOCABULARIES for found in folder.glob(name)):
+            raise UsageError(f"backbone: {folder} has no tokenizer")
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
         except (OSError, ValueError) as error:
             first = str(error).strip().partition("\n")[0]
-            raise UsageError(f"backbone: {folder} has no tokenizer: {first}") from None
+            raise UsageError(f"backbone: the tokenizer in {folder} is amiss: {first}") from None
         if self.tokenizer.pad_token is None:
             raise UsageError(f"backbone: the tokenizer in {folder} has no padding token")
 

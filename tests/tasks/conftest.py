@@ -28,6 +28,7 @@ def tiny_backbone(tmp_path_factory):
         num_attention_heads=2,
         intermediate_size=64,
         max_position_embeddings=40,
+        initializer_range=0.3,
     )
     BertForSequenceClassification(config).save_pretrained(folder)
     return folder

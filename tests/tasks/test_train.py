@@ -1,6 +1,7 @@
 """Training for real, on tiny models and data: it learns, repeats itself, goes on after a kill."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,6 +68,52 @@ def test_a_method_learns_a_task(train, method, learning_rate):
     assert record.outcome.best_step == first
     everything = record.outcome.trainable_parameters == record.outcome.total_parameters
     assert everything == (method == "full")
+
+
+def test_full_fine_tuning_is_what_a_plain_script_does(tiny_backbone, data_folder, tmp_path):
+    import torch
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        get_linear_schedule_with_warmup,
+        set_seed,
+    )
+
+    from petl_bench.tasks.running import Asked, Bench, run
+
+    # Without dropout, and with all examples in a batch, no draw is left to differ.
+    folder = tmp_path / "steady"
+    shutil.copytree(tiny_backbone, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    task = find("sentence")
+    data = splits.load(task, data_folder)
+    bench = Bench(task=task, splits=data, weights=weights.find(str(folder)))
+    asked = Asked(batch_size=160, epochs=6, learning_rate=1e-2, warmup_steps=2)
+    plan = bench.plan("full", [5], asked)
+    store = TrainingStore(tmp_path / "run")
+    (record,) = run(bench, plan, store, cards.find(DEFAULT_CARD), lambda _: None)
+
+    set_seed(5)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2).train()
+    texts = [example.texts[0] for example in data.train]
+    batch = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
+    batch["labels"] = torch.tensor([example.label for example in data.train])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    schedule = get_linear_schedule_with_warmup(optimizer, 2, 6)
+    losses = []
+    for _ in range(6):
+        loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    ours = [each.train_loss for each in record.outcome.evaluations]
+    assert ours == pytest.approx(losses, rel=1e-3)
 
 
 def test_the_simulated_peak_is_that_of_the_longest_example(train, data_folder):

@@ -9,6 +9,7 @@ import typer
 from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
 from petl_bench.cli.progress import bar, stopped
+from petl_bench.tasks.task import TASKS
 
 if TYPE_CHECKING:
     from petl_bench.cards import Card
@@ -21,8 +22,8 @@ def train(  # noqa: PLR0917 - one parameter an option
     task: Annotated[
         str,
         typer.Option(
-            help="reviews needs no network; rte, cola, mrpc, stsb, sst2, qqp, qnli, mnli; afqmc,"
-            " tnews, iflytek, cmnli, ocnli, csl; sentence or pair: your own, with --data."
+            help=f"{', '.join(TASKS)}. reviews needs no network; sentence and pair are your own,"
+            " with --data.",
         ),
     ] = "reviews",
     backbone: Annotated[

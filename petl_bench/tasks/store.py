@@ -34,6 +34,7 @@ class TrainingStore:
                 or a line is not a record.
         """
         self._file = LineFile(folder / FILE_NAME)
+        self.path = self._file.path
         self.records = self._file.read(TrainingRecord.model_validate_json)
 
     def append(self, record: TrainingRecord) -> None:

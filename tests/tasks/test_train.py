@@ -1,5 +1,6 @@
 """Training for real, on tiny models and data: it learns, repeats itself, goes on after a kill."""
 
+import gc
 import json
 import shutil
 import signal
@@ -205,6 +206,16 @@ def test_a_regression_is_trained(tiny_backbone, tmp_path):
     assert record.outcome.test["pearson"] > 0.9
     assert record.constant == {"pearson": 0.0, "spearman": 0.0}
     assert record.simulated is not None
+
+
+@pytest.mark.parametrize("learning_rate", [1e-2, 1e30])
+def test_a_model_is_gone_when_the_next_one_comes(train, learning_rate):
+    from transformers import BertForSequenceClassification
+
+    train("lst", learning_rate=learning_rate, max_steps=3)
+    gc.collect()
+    alive = [each for each in gc.get_objects() if type(each) is BertForSequenceClassification]
+    assert alive == []
 
 
 def test_what_is_done_is_not_done_again(train, tmp_path):

@@ -146,8 +146,8 @@ def test_the_simulated_peak_is_that_of_the_longest_example(train, data_folder):
 
 def test_the_same_seed_gives_the_same_answer_and_another_seed_another(train, tmp_path):
     first = train("lora", seeds=(3, 4), max_steps=12, folder=tmp_path / "first")
-    again = train("lora", seeds=(3, 4), max_steps=12, folder=tmp_path / "again")
-    assert answers(first) == answers(again)
+    again = train("lora", seeds=(3,), max_steps=12, folder=tmp_path / "again")
+    assert answers(first)[:1] == answers(again)
     assert answers(first)[0] != answers(first)[1]
 
 
@@ -331,12 +331,18 @@ def test_the_offline_default_learns(tmp_path):
 
     task = find("reviews")
     whole = splits.load(task, None)
-    short = [example for example in whole.train if len(example.texts[0]) < 80]
+
+    def some(examples, count):
+        """Short ones, of both labels in turn."""
+        short = [example for example in examples if len(example.texts[0]) < 80]
+        of = [[e for e in short if e.label == label][: count // 2] for label in (0, 1)]
+        return [example for pair in zip(*of, strict=True) for example in pair]
+
     part = splits.Splits(
         labels=whole.labels,
-        train=short[:480],
-        validation=whole.validation[::40],
-        test=[example for example in whole.test if len(example.texts[0]) < 80][:250],
+        train=some(whole.train, 480),
+        validation=some(whole.validation, 100),
+        test=some(whole.test, 200),
     )
     bench = Bench(task=task, splits=part, weights=weights.find(None))
     plan = bench.plan("lst", [0], Asked(batch_size=16, max_steps=60))
@@ -344,4 +350,4 @@ def test_the_offline_default_learns(tmp_path):
     (record,) = run(bench, plan, store, cards.find(DEFAULT_CARD), lambda _: None)
     losses = [each.train_loss for each in record.outcome.evaluations]
     assert losses[-1] < losses[0]
-    assert score(record.outcome.test) > score(record.constant) + 0.05
+    assert score(record.outcome.test) > score(record.constant) + 0.15

@@ -79,4 +79,5 @@ METHOD = Method(
     config=PromptConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
+    learning_rate=0.3,  # Sung et al. 2022, as run by the authors' code
 )

@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,6 +40,21 @@ def simulated_environment(card: Card, emulates: str | None = None) -> Environmen
     return _environment(device=card.name, device_total_bytes=card.memory_bytes, emulates=emulates)
 
 
+def processor_environment() -> Environment:
+    """This machine, without a CUDA device."""
+    return _environment(device=_processor())
+
+
+def _processor() -> str:
+    """The processor's own name where Linux knows it."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2] for line in lines if line.startswith("model name")]
+        if names:
+            return " ".join(names[0].split())
+    return platform.processor() or platform.machine()
+
+
 def measured_environment() -> Environment:
     """This machine and its current CUDA device. Opens a CUDA context."""
     import pynvml  # noqa: PLC0415 - only where there is a driver
@@ -63,7 +78,7 @@ def measured_environment() -> Environment:
 def _environment(
     *,
     device: str,
-    device_total_bytes: int,
+    device_total_bytes: int | None = None,
     cuda: str | None = None,
     driver: str | None = None,
     emulates: str | None = None,

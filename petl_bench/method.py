@@ -104,6 +104,7 @@ class Method(Generic[C]):
     # What runs before training, if anything: given the model and batches of one example each.
     initialisation: Callable[[C], Initialise | None] = nothing_first
     checkpoint: Callable[[nn.Module], None] = checkpoint_layers  # turns recomputation on
+    learning_rate: float = 3e-4  # of `train`, at its highest; by default the LST paper's for most
 
 
 def attach(method: Method[Any], model: nn.Module, ports: Ports, config: MethodConfig) -> nn.Module:

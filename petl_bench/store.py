@@ -1,20 +1,12 @@
-"""The store: records in a JSON Lines file, appended and flushed one by one.
+"""The store: records in a JSON Lines file, appended and flushed one by one."""
 
-A line is whole or it is the last one: a run that was killed while writing leaves at most one
-half line, which the next run cuts off.
-"""
-
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from petl_bench.errors import UsageError
 from petl_bench.garbage import collection_paused
+from petl_bench.lines import LineFile, parse_lines
 from petl_bench.record import Environment, Origin, Record, Status, load_record_json
 
 FILE_NAME = "records.jsonl"
@@ -46,25 +38,14 @@ class Store:
                 UsageError: the folder cannot be made or written, another process is writing to it,
                 or a line is not a record.
         """
-        self.path = folder / FILE_NAME
+        self._file = LineFile(folder / FILE_NAME)
+        self.path = self._file.path
         self._timelines = timelines
         self.records: list[Record] = []
         self._of_case: dict[str, list[Record]] = {}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # Held open and locked until this process ends: a second run here must not cut off
-            # the line that the first is writing.
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
-            with collection_paused():
-                for record in list(_parse_lines(data, self.path)):  # what is none stays as it is
-                    self._take(record)
-            os.ftruncate(self._fd, data.rfind(b"\n") + 1)
-        except BlockingIOError:
-            raise UsageError(f"out: another run is writing {self.path}") from None
-        except OSError as error:
-            raise UsageError(f"out: cannot write {self.path}: {error.strerror}") from None
+        with collection_paused():
+            for record in self._file.read(load_record_json):
+                self._take(record)
 
     def append(self, record: Record) -> None:
         """Write `record` so that it survives the death of this process.
@@ -74,16 +55,7 @@ class Store:
         """
         if not self._timelines:
             record = without_timeline(record)
-        whole = os.fstat(self._fd).st_size
-        left = memoryview(record.model_dump_json().encode() + b"\n")
-        try:
-            while left:  # a disk that is nearly full takes a part, and says so by its size alone
-                left = left[os.write(self._fd, left) :]
-            os.fsync(self._fd)
-        except OSError as error:
-            with suppress(OSError):
-                os.ftruncate(self._fd, whole)
-            raise UsageError(f"out: cannot write {self.path}: {error.strerror}") from None
+        self._file.append(record.model_dump_json())
         self._take(record)
 
     def _take(self, record: Record) -> None:
@@ -120,7 +92,7 @@ def read_records(path: Path) -> Iterator[Record]:
     except OSError as error:
         raise UsageError(f"records: cannot read {file}: {error.strerror}") from None
     with collection_paused():
-        records = list(_parse_lines(data, file))
+        records = list(parse_lines(data, file, load_record_json))
     yield from records
 
 
@@ -130,24 +102,3 @@ def latest(records: list[Record]) -> list[Record]:
     for record in records:
         newest[record.case_id, record.origin, record.environment.place] = record
     return list(newest.values())
-
-
-def _parse_lines(data: bytes, file: Path) -> Iterator[Record]:
-    # What follows the last newline was being written when its run ended.
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-        if line.strip():
-            yield _parse(line, file, number)
-
-
-def _parse(line: bytes, file: Path, number: int) -> Record:
-    try:
-        return load_record_json(line)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "record"
-        reason = f"{where}: {first['msg']}"
-    except UnicodeDecodeError:
-        reason = "not UTF-8 text"
-    except ValueError as error:
-        reason = str(error)
-    raise UsageError(f"records: {file} line {number} is not a record: {reason}")

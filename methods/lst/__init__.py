@@ -32,6 +32,7 @@ METHOD = Method(
     unsupported=unsupported,
     checkpoint=checkpoint_blocks,
     initialisation=initialisation,
+    learning_rate=3e-3,  # all sizes, in the authors' code
 )
 
 __all__ = [

@@ -19,6 +19,7 @@ from petl_bench.cli import (
     present,
     reproduce,
     run,
+    train,
     verify,
 )
 from petl_bench.errors import UsageError
@@ -40,6 +41,7 @@ app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.add_typer(baseline.app, name="baseline")
 app.command("verify")(verify.verify)
+app.command("train")(train.train)
 app.command("reproduce")(reproduce.reproduce)
 app.command("methods")(inspect.methods)
 app.command("backbones")(inspect.backbones)

@@ -30,18 +30,18 @@ class _StoppedError(Exception):
 def run_plan(runner: "Runner", plan: "list[PlannedCase]", store: "Store") -> "list[Record]":
     """The plan's records. Ctrl-C stops with exit code 130; what is stored stays."""
     records: list[Record] = []
-    with _bar() as bar:
-        task = bar.add_task("", total=len(plan))
+    with bar() as shown:
+        task = shown.add_task("", total=len(plan))
 
         def progress(planned: "PlannedCase", done: int) -> None:
             backbone = planned.case.backbone.name
-            bar.update(task, description=f"{backbone} {planned.label}", completed=done)
+            shown.update(task, description=f"{backbone} {planned.label}", completed=done)
 
         try:
             records.extend(runner.run(plan, store, progress))
         except KeyboardInterrupt:
-            bar.stop()
-            raise _stopped() from None
+            shown.stop()
+            raise stopped() from None
     return records
 
 
@@ -54,19 +54,19 @@ def run_lanes(lanes: Sequence[Lane], store: "Store") -> "list[Record]":
     from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
     stop = threading.Event()
-    with _bar() as bar, ThreadPoolExecutor(max(len(lanes), 1)) as pool:
+    with bar() as shown, ThreadPoolExecutor(max(len(lanes), 1)) as pool:
 
         def run(lane: Lane) -> "list[Record]":
-            task = bar.add_task(lane.name, total=len(lane.plan))
+            task = shown.add_task(lane.name, total=len(lane.plan))
 
             def progress(planned: "PlannedCase", done: int) -> None:
                 if stop.is_set():
                     raise _StoppedError
                 what = f"{lane.name}: {planned.case.backbone.name} {planned.label}"
-                bar.update(task, description=what, completed=done)
+                shown.update(task, description=what, completed=done)
 
             records = list(lane.runner.run(lane.plan, store, progress))
-            bar.update(task, description=lane.name, completed=len(lane.plan))
+            shown.update(task, description=lane.name, completed=len(lane.plan))
             return records
 
         under_way = [pool.submit(run, lane) for lane in lanes]
@@ -74,13 +74,14 @@ def run_lanes(lanes: Sequence[Lane], store: "Store") -> "list[Record]":
             wait(under_way, return_when=FIRST_EXCEPTION)
             return [record for future in under_way for record in future.result()]
         except KeyboardInterrupt:
-            bar.stop()
-            raise _stopped() from None
+            shown.stop()
+            raise stopped() from None
         finally:
             stop.set()
 
 
-def _bar() -> "Progress":
+def bar() -> "Progress":
+    """A progress bar on stderr, drawn on a terminal alone."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -96,6 +97,7 @@ def _bar() -> "Progress":
     )
 
 
-def _stopped() -> typer.Exit:
+def stopped() -> typer.Exit:
+    """Say that nothing done is lost, and the exit to raise."""
     print("stopped; the same command goes on where it left off", file=sys.stderr)
     return typer.Exit(130)

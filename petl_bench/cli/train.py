@@ -1,0 +1,172 @@
+"""petl-bench train: score, memory and time of methods on a real task."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from petl_bench.cards import DEFAULT_CARD
+from petl_bench.cli import options
+from petl_bench.cli.progress import bar, stopped
+from petl_bench.tasks.task import TASKS
+
+if TYPE_CHECKING:
+    from petl_bench.cards import Card
+    from petl_bench.tasks.record import TrainingRecord
+    from petl_bench.tasks.running import Bench, PlannedTrial, Under
+    from petl_bench.tasks.store import TrainingStore
+
+
+def train(  # noqa: PLR0917 - one parameter an option
+    task: Annotated[
+        str,
+        typer.Option(
+            help=f"{', '.join(TASKS)}. reviews needs no network; sentence and pair are your own,"
+            " with --data.",
+        ),
+    ] = "reviews",
+    backbone: Annotated[
+        str | None,
+        options.option("A folder of pretrained weights, or a hub id.", "MiniLM, of English"),
+    ] = None,
+    methods: Annotated[
+        str | None, options.option("What to train, such as full,lora[r=8|32],lst.", "all")
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="One training run each.")] = "0,1,2",
+    epochs: Annotated[int | None, options.option("Times through the data.", "the task's")] = None,
+    batch_size: options.BatchSize = None,
+    learning_rate: Annotated[
+        float | None, options.option("At the end of the warm-up.", "each method's own")
+    ] = None,
+    warmup_steps: Annotated[
+        int | None, options.option("Steps until then.", "500, at most a tenth")
+    ] = None,
+    max_steps: Annotated[int | None, options.option("Stop after so many steps.", "none")] = None,
+    data: Annotated[
+        Path | None,
+        options.option(
+            "Folder with train, validation and test as .jsonl, .csv or .parquet.",
+            "a package, or the hub",
+        ),
+    ] = None,
+    gpu: options.Gpu = None,
+    out: Annotated[
+        Path | None,
+        options.option("Folder for records, tables and figure.", "runs/ and a name of its own"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the records as JSON Lines instead of a table.")
+    ] = False,
+) -> None:
+    """Train methods on a real task: score, memory and time of each."""
+    from petl_bench import cards, registry
+    from petl_bench.tasks import splits, weights
+    from petl_bench.tasks import task as tasks
+
+    card = cards.find(gpu or DEFAULT_CARD)
+    numbers = _seeds(seeds)
+    asked_task = tasks.find(task)
+    found = weights.find(backbone)
+    loaded = splits.load(asked_task, data)
+    from petl_bench.tasks.running import Asked, Bench
+    from petl_bench.tasks.store import TrainingStore
+
+    bench = Bench(task=asked_task, splits=loaded, weights=found)
+    asked = Asked(
+        epochs=epochs,
+        batch_size=batch_size,
+        max_steps=max_steps,
+        learning_rate=learning_rate,
+        warmup_steps=warmup_steps,
+    )
+    plan = bench.plan(methods or ",".join(registry.names()), numbers, asked)
+    folder = out or Path("runs") / _run_name(plan)
+    records = _run(bench, plan, TrainingStore(folder), card)
+    if as_json:
+        for record in records:
+            sys.stdout.write(record.model_dump_json() + "\n")
+    else:
+        _print(records)
+    _write(records, folder)
+    if any(record.status == "error" for record in records):
+        raise typer.Exit(1)
+
+
+def _seeds(text: str) -> list[int]:
+    from petl_bench.errors import UsageError
+
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) < 2**32 for part in parts):
+        raise UsageError(f"seeds: {text!r} is not a list of whole numbers, such as 0,1,2")
+    return list(dict.fromkeys(map(int, parts)))
+
+
+def _run(
+    bench: "Bench", plan: "list[PlannedTrial]", store: "TrainingStore", card: "Card"
+) -> "list[TrainingRecord]":
+    """The plan's records, each told as it comes. Ctrl-C stops with 130; what is stored stays."""
+    from petl_bench.tasks.running import run
+
+    steps = sum(planned.trial.recipe.steps for planned in plan)
+    records: list[TrainingRecord] = []
+    with bar() as shown:
+        task = shown.add_task("", total=steps)
+
+        def progress(under: "Under") -> None:
+            before = sum(planned.trial.recipe.steps for planned in plan[: under.done])
+            what = f"{under.planned.label}, seed {under.planned.trial.seed}"
+            shown.update(task, description=what, completed=before + under.step)
+
+        try:
+            for record in run(bench, plan, store, card, progress):
+                records.append(record)
+                line = _line(record, len(records), len(plan))
+                shown.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        except KeyboardInterrupt:
+            shown.stop()
+            raise stopped() from None
+    return records
+
+
+def _line(record: "TrainingRecord", number: int, of: int) -> str:
+    from petl_bench.tasks.metrics import score
+
+    how = f"{record.status}: {record.reason}"
+    if record.outcome is not None:
+        how = f"test {100 * score(record.outcome.test):.1f} after {record.outcome.elapsed_s:.0f} s"
+    return f"[{number}/{of}] {record.label}, seed {record.trial.seed}: {how}"
+
+
+def _run_name(plan: "list[PlannedTrial]") -> str:
+    """A name that the same request gets again, so that it resumes."""
+    import hashlib
+
+    ids = "\n".join(planned.trial.trial_id for planned in plan)
+    first = plan[0].trial
+    digest = hashlib.sha256(ids.encode()).hexdigest()[:8]
+    return f"{first.task}-{first.backbone.name}-{digest}"
+
+
+def _print(records: "list[TrainingRecord]") -> None:
+    from rich.console import Console
+
+    from petl_bench.tables import to_rich
+    from petl_bench.tasks.tables import summary
+
+    Console(width=None if sys.stdout.isatty() else 200).print(to_rich(summary(records)))
+
+
+def _write(records: "list[TrainingRecord]", folder: Path) -> None:
+    from petl_bench.errors import UsageError
+    from petl_bench.plots.score_figure import save_score_figure
+    from petl_bench.tables import to_csv, to_markdown
+    from petl_bench.tasks.tables import summary, to_frame
+
+    try:
+        (folder / "table.md").write_text(to_markdown(summary(records)), encoding="utf-8")
+        (folder / "table.csv").write_text(to_csv(to_frame(records)), encoding="utf-8")
+        save_score_figure(records, folder / "figures")
+    except OSError as error:
+        raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
+    print(f"records, tables and figure: {folder}", file=sys.stderr)

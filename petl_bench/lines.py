@@ -1,0 +1,100 @@
+"""A JSON Lines file that one process appends to, line by line, and that survives its death.
+
+A line is whole or it is the last one: a run that was killed while writing leaves at most one
+half line, which the next run cuts off.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from petl_bench.errors import UsageError
+
+T = TypeVar("T")
+
+
+class LineFile:
+    """The file, held open and locked until this process ends."""
+
+    def __init__(self, path: Path) -> None:
+        """Open `path`; it and its folder are made if they are not there.
+
+        Raises:
+            UsageError: they cannot be made or written, or another process is writing.
+        """
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Locked: a second run here must not cut off the line that the first is writing.
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"out: another run is writing {path}") from None
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def read(self, load: Callable[[bytes], T]) -> list[T]:
+        """Every line by `load`; then a half-written last one is cut off.
+
+        Raises:
+            UsageError: a line that `load` refuses, and the file stays as it is; or it cannot be
+                read or written.
+        """
+        try:
+            data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+            found = list(parse_lines(data, self.path, load))
+            os.ftruncate(self._fd, data.rfind(b"\n") + 1)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        return found
+
+    def append(self, document: str) -> None:
+        """Write a line so that it survives the death of this process.
+
+        Raises:
+            UsageError: the disk does not take it.
+        """
+        whole = os.fstat(self._fd).st_size
+        left = memoryview(document.encode() + b"\n")
+        try:
+            while left:  # a disk that is nearly full takes a part, and says so by its size alone
+                left = left[os.write(self._fd, left) :]
+            os.fsync(self._fd)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._fd, whole)
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> UsageError:
+        return UsageError(f"out: cannot write {self.path}: {error.strerror}")
+
+
+def parse_lines(data: bytes, file: Path, load: Callable[[bytes], T]) -> Iterator[T]:
+    """The records in `data`, which `file` holds; a half-written last line is passed over.
+
+    Raises:
+        UsageError: a line that is not a record; the message has its number.
+    """
+    # What follows the last newline was being written when its run ended.
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
+        if line.strip():
+            yield _parse(line, file, number, load)
+
+
+def _parse(line: bytes, file: Path, number: int, load: Callable[[bytes], T]) -> T:
+    try:
+        return load(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "record"
+        reason = f"{where}: {first['msg']}"
+    except UnicodeDecodeError:
+        reason = "not UTF-8 text"
+    except ValueError as error:
+        reason = str(error)
+    raise UsageError(f"records: {file} line {number} is not a record: {reason}")

@@ -1,0 +1,16 @@
+"""Real tasks: data, metrics, training, scores.
+
+task       what a task is, and the ones there are
+labels     what a label in a file stands for
+files      local data: JSON Lines, CSV, Parquet
+packages   data and weights that installed packages hold
+hub        data by its id on the Hugging Face hub
+splits     train, validation and test of a task, wherever they come from
+metrics    scores by scikit-learn and SciPy
+weights    a pretrained backbone's folder
+record     one method trained with one seed: the question and the answer
+store      such records in a file
+training   THE training run, by transformers' Trainer
+running    a plan to records
+tables     records to tables
+"""

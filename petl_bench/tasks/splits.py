@@ -1,0 +1,103 @@
+"""Train, validation and test of a task.
+
+Where there is no labelled test split, validation is shuffled and halved; where there is no
+validation split, 1,000 examples are held out of train, as in Sung et al. 2022 (the authors' code,
+seed 42), but never more than a tenth.
+"""
+
+import hashlib
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from petl_bench.errors import UsageError
+from petl_bench.tasks import files, hub, packages
+from petl_bench.tasks.labels import Example, Row, classes, example
+from petl_bench.tasks.task import Task
+
+_SEED = 42
+_HELD_OUT = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """A task's examples, ready for a tokenizer."""
+
+    labels: tuple[str, ...]  # of a classification
+    train: list[Example]
+    validation: list[Example]
+    test: list[Example]
+
+    @property
+    def outputs(self) -> int:
+        """Of the task head: one a class, or one."""
+        return len(self.labels) or 1
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every example, in order."""
+        content = [self.labels, self.train, self.validation, self.test]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @property
+    def most_frequent(self) -> int | float:
+        """The label that train has most often."""
+        return Counter(each.label for each in self.train).most_common(1)[0][0]
+
+
+def load(task: Task, folder: Path | None) -> Splits:
+    """The task's data: from `folder` if it is given, else from a package or the hub.
+
+    Raises:
+        UsageError: there is none, or it is not what the task needs.
+    """
+    rows: dict[str, list[Row] | None]
+    if folder is not None:
+        rows = _local(folder)
+    elif task.packaged:
+        rows = dict(packages.reviews())
+    else:
+        rows = hub.read(task)
+    names = classes(task, rows["train"] or ())
+    if len(names) == 1:
+        raise UsageError(f"data: the training split has one label alone, {names[0]!r}")
+    found = {
+        split: [example(task, names, row) for row in of_split] if of_split is not None else None
+        for split, of_split in rows.items()
+    }
+    train, validation, test = _complete(**found)
+    return Splits(labels=names, train=train, validation=validation, test=test)
+
+
+def _local(folder: Path) -> dict[str, list[Row] | None]:
+    if not folder.is_dir():
+        raise UsageError(f"data: no folder {str(folder)!r}")
+    rows = {split: files.read(folder, split) for split in ("train", "validation", "test")}
+    if rows["train"] is None:
+        choices = ", ".join(f"train{ending}" for ending in files.ENDINGS)
+        raise UsageError(f"data: {folder} has none of {choices}")
+    if rows["validation"] is None and rows["test"] is None:
+        raise UsageError(f"data: {folder} has neither a validation nor a test split")
+    return rows
+
+
+def _complete(
+    train: list[Example] | None, validation: list[Example] | None, test: list[Example] | None
+) -> tuple[list[Example], list[Example], list[Example]]:
+    assert train is not None
+    if test is None:
+        assert validation is not None
+        test, validation = _cut(validation, len(validation) // 2)
+    elif validation is None:
+        validation, train = _cut(train, min(_HELD_OUT, len(train) // 10))
+    for name, split in (("train", train), ("validation", validation), ("test", test)):
+        if not split:
+            raise UsageError(f"data: too few examples; none are left for {name}")
+    return train, validation, test
+
+
+def _cut(examples: list[Example], first: int) -> tuple[list[Example], list[Example]]:
+    shuffled = random.Random(_SEED).sample(examples, len(examples))  # noqa: S311 - no secret
+    return shuffled[:first], shuffled[first:]

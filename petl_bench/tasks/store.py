@@ -1,0 +1,54 @@
+"""Training records in a JSON Lines file, so that a run that was killed goes on where it was."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from petl_bench.lines import LineFile
+from petl_bench.record import Environment, Status
+from petl_bench.tasks.record import TrainingRecord
+
+FILE_NAME = "training.jsonl"
+
+
+class Expected(NamedTuple):
+    """What decides whether a stored record would come out the same again."""
+
+    trial_id: str
+    environment: Environment
+    method_source_sha256: str
+
+    @classmethod
+    def of(cls, record: TrainingRecord) -> "Expected":
+        """The same facts of a record that is there."""
+        return cls(record.trial_id, record.environment, record.method_source_sha256)
+
+
+class TrainingStore:
+    """The records of one run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open `folder`, made if it is not there; repair a half-written last line.
+
+        Raises:
+            UsageError: the folder cannot be made or written, another process is writing to it,
+                or a line is not a record.
+        """
+        self._file = LineFile(folder / FILE_NAME)
+        self.path = self._file.path
+        self.records = self._file.read(TrainingRecord.model_validate_json)
+
+    def append(self, record: TrainingRecord) -> None:
+        """Write `record` so that it survives the death of this process.
+
+        Raises:
+            UsageError: the disk does not take it.
+        """
+        self._file.append(record.model_dump_json())
+        self.records.append(record)
+
+    def finished(self, expected: Expected) -> TrainingRecord | None:
+        """The latest record that is as good as training again; an error never is."""
+        for record in reversed(self.records):
+            if record.status is not Status.ERROR and expected == Expected.of(record):
+                return record
+        return None

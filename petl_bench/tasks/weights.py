@@ -1,0 +1,81 @@
+"""A pretrained backbone: its folder, and what it is."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from petl_bench import backbones
+from petl_bench.backbones import FAMILIES
+from petl_bench.case import Backbone
+from petl_bench.errors import UsageError
+from petl_bench.tasks import packages
+
+_PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
+"""Of a repository, what is fetched: no pickles, nor other frameworks' weights."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A folder as `save_pretrained` writes it, tokenizer included."""
+
+    name: str
+    folder: Path
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the configuration, the tokenizer and the weights."""
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.iterdir()):
+            if path.is_file() and any(path.match(pattern) for pattern in _PATTERNS):
+                digest.update(path.name.encode())
+                with path.open("rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    def backbone(self, outputs: int) -> Backbone:
+        """The architecture as a classifier with `outputs`.
+
+        Raises:
+            UsageError: no configuration, or that of a model that is no classifier.
+        """
+        found = backbones.find(str(self.folder))
+        if FAMILIES[found.family].dims(found.config).language_head:
+            raise UsageError(
+                f"backbone: {self.name} generates text; train takes encoders with a classifier"
+            )
+        config = {**found.config, "num_labels": outputs}
+        return found.model_copy(update={"name": self.name, "config": config})
+
+
+def find(name: str | None) -> Weights:
+    """The weights in the folder, or repository of the hub, called `name`; None: the packaged ones.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if name is None:
+        return Weights(packages.WEIGHTS_NAME, packages.weights())
+    folder = Path(name)
+    if not folder.is_dir():
+        if name in backbones.names():
+            raise UsageError(
+                f"backbone: {name} is dimensions without weights; give a folder or a hub id"
+            )
+        folder = _fetched(name)
+    if not any(folder.glob("*.safetensors")):
+        raise UsageError(f"backbone: {name} has no weights (*.safetensors)")
+    return Weights(Path(name).resolve().name, folder)
+
+
+def _fetched(name: str) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - only for the hub's
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415 - likewise
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(_PATTERNS)))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"backbone: no folder {name!r}, and the hub does not give it: {first}"
+        ) from None

@@ -4,6 +4,7 @@ Legend: N examples, C outputs of the task head.
 """
 
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 
 Encoded = list[dict[str, Any]]  # an example as the model takes it, and its label
 Progress = Callable[[int], None]  # steps taken
+
+_INITIALISING_EXAMPLES = 1024  # of Fisher information, in the code of Sung et al. 2022
 
 
 class NonFiniteLossError(RuntimeError):
@@ -108,6 +111,7 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)  # which prints to stdout
         watch.losses = trainer.losses
+        _initialise(trial, model, splits["train"], trainer.data_collator)
         begin = time.perf_counter()
         trainer.train()
         elapsed_s = time.perf_counter() - begin
@@ -145,6 +149,18 @@ def _trainee(trial: Trial, weights: Path) -> nn.Module:
     method = registry.get(trial.method.name)
     ports = FAMILIES[backbone.family].ports(model)
     return attach(method, model, ports, validated_config(method, trial.method.config))
+
+
+def _initialise(trial: Trial, model: nn.Module, examples: Encoded, collate: Any) -> None:
+    """What the method does before training, with examples one by one."""
+    method = registry.get(trial.method.name)
+    initialise = method.initialisation(validated_config(method, trial.method.config))
+    if initialise is None:
+        return
+    count = min(len(examples), _INITIALISING_EXAMPLES)
+    drawn = random.Random(trial.seed).sample(examples, count)  # noqa: S311 - no secret
+    device = next(model.parameters()).device
+    initialise(model, ({k: v.to(device) for k, v in collate([each]).items()} for each in drawn))
 
 
 def _arguments(trial: Trial, folder: str) -> Any:

@@ -208,6 +208,14 @@ def test_a_regression_is_trained(tiny_backbone, tmp_path):
     assert record.simulated is not None
 
 
+def test_what_a_method_does_before_training_is_done(train):
+    methods = "lst[reduction=2,initialise=random|magnitude|fisher]"
+    records = train(methods, max_steps=1)
+    assert [record.reason for record in records] == [None, None, None]
+    first_losses = {record.outcome.evaluations[0].train_loss for record in records}
+    assert len(first_losses) == 3
+
+
 @pytest.mark.parametrize("learning_rate", [1e-2, 1e30])
 def test_a_model_is_gone_when_the_next_one_comes(train, learning_rate):
     from transformers import BertForSequenceClassification

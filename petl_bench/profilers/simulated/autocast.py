@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import torch
 from torch import amp
-from torch.library import Library, fallthrough_kernel
+from torch import library as operators
 from torch.utils.weak import WeakTensorKeyDictionary
 
 aten = torch.ops.aten
@@ -255,10 +255,10 @@ def _promote(operator: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 @cache
-def _register() -> tuple[Library, Library]:
+def _register() -> tuple[operators.Library, operators.Library]:
     """Put the kernels under the key, once; they are called only where autocast is on."""
-    library, everything = Library("aten", "IMPL"), Library("_", "IMPL")
-    everything.fallback(fallthrough_kernel, _KEY)
+    library, everything = operators.Library("aten", "IMPL"), operators.Library("_", "IMPL")
+    everything.fallback(operators.fallthrough_kernel, _KEY)
     policies: list[tuple[str, Callable[..., Any]]] = [
         (LOWER_PRECISION, partial(_cast_first, None)),
         (FP32, partial(_cast_first, torch.float32)),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch.library import Library
+from torch import library as operators
 
 from petl_bench.profilers.simulated.kernels.recipe import (
     Call,
@@ -107,7 +107,7 @@ def _fused_rms_norm(
     return result, x.new_empty(rows, dtype=torch.float32)
 
 
-_LIBRARY = Library("aten", "IMPL")
+_LIBRARY = operators.Library("aten", "IMPL")
 if not torch._C._dispatch_has_kernel_for_dispatch_key("aten::_fused_rms_norm", "Meta"):
     # Library.impl refuses what has a composite form. With a kernel of their own, tensors without
     # data take autograd's formula for the one operator, as CUDA's do.

@@ -23,7 +23,7 @@ from petl_bench.errors import UsageError
 from petl_bench.record import Environment, Origin, Record, Status
 from petl_bench.store import Expected, Store
 from petl_bench.suite import PlannedCase
-from petl_bench.worker import Task
+from petl_bench.worker import INTERRUPTED, Task
 
 START_TIMEOUT_S = 300.0  # importing torch from a cold disk
 CASE_TIMEOUT_S = 1800.0
@@ -98,6 +98,7 @@ class Worker:
 
         Raises:
             WorkerDiedError: the case took the worker down, or the time-out passed.
+            KeyboardInterrupt: the user did.
         """
         assert self.environment is not None
         assert self._process.stdin is not None
@@ -107,7 +108,7 @@ class Worker:
             self._process.stdin.write(task.model_dump_json() + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise WorkerDiedError(self._why()) from None
+            raise self._end() from None
         return Record.model_validate_json(self._line(CASE_TIMEOUT_S))
 
     def _read(self) -> None:
@@ -125,15 +126,18 @@ class Worker:
                 f"no answer after {timeout_s:.0f} s; the worker was killed"
             ) from None
         if not line.endswith("\n"):
-            raise WorkerDiedError(self._why())
+            raise self._end()
         return line
 
-    def _why(self) -> str:
+    def _end(self) -> BaseException:
+        """Why the process is no more, as what to raise; Ctrl-C reaches workers, too."""
         code = self._process.wait()
+        if code in {INTERRUPTED, -signal.SIGINT}:
+            return KeyboardInterrupt()
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
         self._stderr.seek(self._said_before)
         said = self._stderr.read().decode(errors="replace").strip().splitlines()
-        return f"the worker {how}" + (f": {said[-1].strip()}" if said else "")
+        return WorkerDiedError(f"the worker {how}" + (f": {said[-1].strip()}" if said else ""))
 
 
 @dataclass(frozen=True, kw_only=True)

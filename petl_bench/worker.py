@@ -6,6 +6,7 @@ cases; a measuring one is asked once and thrown away.
 """
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -20,6 +21,8 @@ from petl_bench.errors import OutOfMemoryError, UsageError
 from petl_bench.record import Environment, Measurement, Origin, Record, Status
 
 PARENT_CHECK_S = 1.0
+INTERRUPTED = 128 + signal.SIGINT
+"""Exit code of a worker that Ctrl-C has ended."""
 
 
 class Task(Frozen):
@@ -136,8 +139,10 @@ def main() -> None:
     end_with_parent()
     try:
         serve(Origin(origin), card_name, sys.stdin, answers, *eras)
-    except (BrokenPipeError, KeyboardInterrupt):
-        os._exit(1)  # the parent is gone or stopping: nobody reads what we would say
+    except BrokenPipeError:
+        os._exit(1)  # the parent is gone: nobody reads what we would say
+    except KeyboardInterrupt:
+        os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

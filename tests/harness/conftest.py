@@ -1,8 +1,13 @@
 """A tiny backbone, the command line in this process, and methods that misbehave."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -145,3 +150,32 @@ def _forget_methods():
     registry._locations.cache_clear()
     registry.get.cache_clear()
     sys.modules.pop("fake_methods", None)
+
+
+@pytest.fixture
+def start_command(tmp_path):
+    """Start petl-bench in a session of its own, which ends with the test at the latest."""
+    started = []
+    # Records from another revision are made again, and the checkout may change under this test.
+    environment = {**os.environ, "GIT_DIR": str(tmp_path / "no-repository")}
+
+    def start(*arguments, **variables):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "petl_bench", *map(str, arguments)],
+            env=environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            # Tests that a shell runs in the background have inherited that it is ignored.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()

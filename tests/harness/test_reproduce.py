@@ -4,10 +4,8 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
+from functools import partial
 
 import psutil
 import pytest
@@ -173,38 +171,13 @@ def as_measured(records, label):
 
 
 @pytest.fixture
-def start(tmp_path, tiny, out, fake_package):
+def start(tmp_path, tiny, out, fake_package, start_command):
     """Factory: a reproduction whose second case sleeps, as a process in a group of its own."""
     paper = tmp_path / "sleepy.toml"
     sleepy = PAPER.replace('method = "lst[keep=1]"', 'method = "sleeping"')
     paper.write_text(sleepy.format(tiny=tiny))
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(fake_package),
-        # Records from another revision are made again, and the checkout may change meanwhile.
-        "GIT_DIR": str(tmp_path / "no-repository"),
-    }
     arguments = ["reproduce", paper, "--out", out, "--profiler", "simulated"]
-    started = []
-
-    def run(**variables):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "petl_bench", *map(str, arguments)],
-            env=environment | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+    return partial(start_command, *arguments, PYTHONPATH=str(fake_package))
 
 
 def workers_once_both_lanes_sleep(process, out):

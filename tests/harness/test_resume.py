@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
+from functools import partial
 
 import psutil
 import pytest
@@ -17,32 +15,11 @@ METHODS = "lora,sleeping,lst"
 
 
 @pytest.fixture
-def start(tmp_path, tiny, fake_methods):
+def start(tmp_path, tiny, fake_methods, start_command):
     """Factory: a `petl-bench run` as a process, in a group of its own."""
     del fake_methods
-    started = []
-    # Records from another revision are made again, and the checkout may change under this test.
-    environment = {**os.environ, "GIT_DIR": str(tmp_path / "no-repository")}
-
-    def run(**variables):
-        place = ["--profiler", "simulated", "--backbone", tiny, "--out", tmp_path / "out"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "petl_bench", "run", *place, "--batch-size=2", "-m", METHODS],
-            env=environment | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+    place = ["--profiler", "simulated", "--backbone", tiny, "--out", tmp_path / "out"]
+    return partial(start_command, "run", *place, "--batch-size=2", "-m", METHODS)
 
 
 @pytest.fixture

@@ -80,10 +80,7 @@ def trainable_parameters(dims: Dims, config: LoraConfig) -> int:
 
 def unsupported(dims: Dims, config: LoraConfig) -> str | None:
     """A target that the backbone does not have, or no layer left."""
-    for target in config.targets:
-        if target not in dims.roles:
-            return f"no projection {target!r} for targets; here are: {', '.join(dims.roles)}"
-    return leaves_a_layer(dims, config)
+    return dims.lacks(config.targets) or leaves_a_layer(dims, config)
 
 
 METHOD = Method(

@@ -67,10 +67,7 @@ def trainable_parameters(dims: Dims, config: LoraFaConfig) -> int:
 
 def unsupported(dims: Dims, config: LoraFaConfig) -> str | None:
     """A target that the backbone does not have."""
-    for target in config.targets:
-        if target not in dims.roles:
-            return f"no projection {target!r} for targets; here are: {', '.join(dims.roles)}"
-    return None
+    return dims.lacks(config.targets)
 
 
 METHOD = Method(

@@ -184,6 +184,13 @@ class Dims:
         count = feed_forwards if role.startswith("w") else self.attentions
         return ((self.input_size(role), self.output_size(role)),) * count
 
+    def lacks(self, targets: Iterable[str]) -> str | None:
+        """For `unsupported`: the first of `targets` that is no projection here, or None."""
+        for target in targets:
+            if target not in self.roles:
+                return f"no projection {target!r} for targets; here are: {', '.join(self.roles)}"
+        return None
+
     def output_size(self, role: str) -> int:
         """Rows of the projection `role`: q, k, v, o, wi (or wi_0, wi_1), wo."""
         if role in {"k", "v"}:

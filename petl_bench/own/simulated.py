@@ -17,7 +17,12 @@ from petl_bench.profilers.simulated.accounting import Accountant
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.ledger import Ledger, Window
-from petl_bench.profilers.simulated.profiler import SimulatedProfiler, no_collection
+from petl_bench.profilers.simulated.profiler import (
+    SimulatedProfiler,
+    adopt_trainee,
+    new_ledger,
+    no_collection,
+)
 from petl_bench.profilers.simulated.provenance import Provenance
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
@@ -96,13 +101,10 @@ def _run(
     """The ledger of loading, the warm-up and the measured steps; FLOPs are of the last one."""
     era, model = ERAS[None], trainee.model
     inputs = batches.named(batch)
-    ledger = Ledger(workspace_bytes=card.cublas_workspace_bytes)
+    ledger = new_ledger(card, era)
     provenance.opens(ledger)
     with no_collection(), era.optimizer_defaults():
-        start = ledger.begin(Phase.LOAD)
-        ledger.adopt(model.parameters(), Category.PARAMETER)
-        ledger.adopt(model.buffers(), Category.BUFFER)
-        ledger.end(0, Phase.LOAD, start)
+        adopt_trainee(ledger, trainee)
         ledger.adopt(inputs.values(), Category.INPUT)
         trained = models.optimizer_for(model, optimizer, given)
         profiler = SimulatedProfiler(ledger, trainee, trained, era, provenance)

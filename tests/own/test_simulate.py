@@ -219,3 +219,22 @@ def test_importing_the_package_imports_nothing_heavy():
         assert getattr(petl_bench, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'simulation'"):
         _ = petl_bench.simulation
+
+
+def test_what_kernels_borrow_is_the_named_cards():
+    """A bias's gradient is summed by as many blocks as the card has room for."""
+
+    def only_the_bias_trains():
+        model = nn.Linear(768, 768)
+        model.weight.requires_grad_(requires_grad=False)
+        return model
+
+    def needs(gpu):
+        seen = petl_bench.simulate(
+            only_the_bias_trains, (12_800, 768), loss=lambda model, x: model(x).mean(), gpu=gpu
+        )
+        return seen.measurement.of(Phase.BACKWARD).peak_requested_bytes
+
+    t4, a100 = cards.find("t4"), cards.find("a100-80gb")
+    assert t4.cublas_workspace_bytes == a100.cublas_workspace_bytes
+    assert needs(t4.name) < needs(a100.name)

@@ -112,11 +112,11 @@ def run_ledger(
 ) -> tuple[Ledger, Roofline]:
     """Load, the warm-up steps, and one more; FLOPs and times are of that last one alone."""
     workload = case.workload
-    roofline, ledger = Roofline(card), _ledger(card, era)
+    roofline, ledger = Roofline(card), new_ledger(card, era)
     if witness is not None:
         witness.opens(ledger)
     with no_collection(), era.optimizer_defaults():
-        _load(ledger, trainee)
+        adopt_trainee(ledger, trainee)
         batch = make_batch(case, META)
         ledger.adopt(batch.values(), Category.INPUT)
         step = Step(trainee.model, workload)
@@ -133,7 +133,8 @@ def run_ledger(
     return ledger, roofline
 
 
-def _ledger(card: Card, era: Era) -> Ledger:
+def new_ledger(card: Card, era: Era) -> Ledger:
+    """An empty ledger of what `card` allocates, with the ways of `era`."""
     return Ledger(
         card=card,
         workspace_bytes=card.cublas_workspace_bytes if era.allocates_workspaces else 0,
@@ -141,7 +142,8 @@ def _ledger(card: Card, era: Era) -> Ledger:
     )
 
 
-def _load(ledger: Ledger, trainee: Trainee) -> None:
+def adopt_trainee(ledger: Ledger, trainee: Trainee) -> None:
+    """Phase load: everything that is there before the first step."""
     start = ledger.begin(Phase.LOAD)
     ledger.adopt(trainee.model.parameters(), Category.PARAMETER)
     ledger.adopt(trainee.model.buffers(), Category.BUFFER)
@@ -154,9 +156,9 @@ def _initialise(case: Case, card: Card, era: Era) -> PhaseMemory | None:
     run = initialisation(case)
     if run is None:
         return None
-    trainee, ledger = assemble(case, META), _ledger(card, era)
+    trainee, ledger = assemble(case, META), new_ledger(card, era)
     with no_collection():
-        _load(ledger, trainee)
+        adopt_trainee(ledger, trainee)
         with autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
             start = ledger.begin(Phase.INITIALISE)
             run(trainee, META)

@@ -11,11 +11,12 @@ simulations of its kind lie on one polynomial to the byte: more of them than def
 of them neighbours, which tells a slope from the steps of a kernel that pads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil
+from types import MappingProxyType
 
 from petl_bench.case import Workload
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
@@ -37,6 +38,7 @@ class Stream:
     categories: tuple[Category, ...]
     operators: tuple[str, ...]
     windows: tuple[Window, ...]
+    streams: Mapping[int, int] = MappingProxyType({})
 
     @classmethod
     def of(cls, ledger: Recorded) -> "Stream":
@@ -50,6 +52,7 @@ class Stream:
             categories=tuple(ledger.categories),
             operators=tuple(ledger.operators),
             windows=tuple(ledger.windows),
+            streams=dict(ledger.streams),
         )
 
     def alike(self, other: "Stream") -> bool:
@@ -57,7 +60,8 @@ class Stream:
         return (self.events, self.operators) == (other.events, other.operators) and (
             self.categories,
             self.windows,
-        ) == (other.categories, other.windows)
+            self.streams,
+        ) == (other.categories, other.windows, other.streams)
 
 
 class Streams:

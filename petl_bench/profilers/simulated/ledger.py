@@ -50,7 +50,8 @@ class Ledger(TorchDispatchMode):
     """Records allocations, frees, FLOPs and bytes moved of all operators run under it.
 
     `events` holds storage index i for its allocation and ~i for its free; `sizes[i]` is in bytes
-    as requested, `categories[i]` what it is for, `operators[i]` what made it.
+    as requested, `categories[i]` what it is for, `operators[i]` what made it, and `streams[i]` the
+    CUDA stream whose memory it is of, if not the default one's.
     """
 
     def __init__(
@@ -72,11 +73,15 @@ class Ledger(TorchDispatchMode):
         self.sizes: list[int] = []
         self.categories: list[Category] = []
         self.operators: list[str] = []
+        self.streams: dict[int, int] = {}
         self.sites: list[int] = []  # what `locate` said of each storage, if it is set
         self.windows: list[Window] = []
         self.flops = 0
         self.on_operator: Callable[[Any, Sequence[Any], Any, int], None] | None = None
         self.locate: Callable[[], int] | None = None  # asked at every allocation
+        self.stream = 0  # that allocates now; 0 is the default one
+        # Tensors that compute by a tensor of their own, `_local_tensor`: that one is recorded.
+        self.wrappers: tuple[type, ...] = ()
         self._devices = devices
         self._card = card
         self._recipes: Mapping[Any, Recipe] = RECIPES if cuda else {}
@@ -104,7 +109,7 @@ class Ledger(TorchDispatchMode):
 
     def index_of(self, tensor: torch.Tensor) -> int | None:
         """The storage of `tensor` in the ledger, if it is alive there."""
-        ref = self._live.get(tensor.untyped_storage()._cdata)
+        ref = self._live.get(self._inner(tensor).untyped_storage()._cdata)
         return None if ref is None else ref.index
 
     def label(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
@@ -113,6 +118,17 @@ class Ledger(TorchDispatchMode):
             index = self.index_of(tensor)
             if index is not None:
                 self.categories[index] = category
+
+    def filled(self, tensor: torch.Tensor, category: Category, operator: str) -> None:
+        """The storage of `tensor`, made before, has got its memory from `operator`."""
+        self._see(tensor, operator)
+        self.label([tensor], category)
+
+    def emptied(self, tensor: torch.Tensor) -> None:
+        """The storage of `tensor` has given its memory back, though it lives on."""
+        ref = self._live.pop(tensor.untyped_storage()._cdata, None)
+        if ref is not None:
+            self.events.append(~ref.index)
 
     def relabel_live(self, old: Category, new: Category) -> None:
         """Say that everything of category `old` that is alive now was really `new`."""
@@ -131,8 +147,11 @@ class Ledger(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        del types
+        if self.wrappers and any(issubclass(kind, self.wrappers) for kind in types):
+            return NotImplemented  # the operators that it comes down to follow
         kwargs = kwargs or {}
+        if func is aten.copy_.default and args[1].is_meta and not args[0].is_meta:
+            return args[0]  # there is nothing to copy: the host keeps the values that it had
         if func is aten._local_scalar_dense.default and args[0].is_meta:
             # A question about a value (`if mask.all()`): nothing here has values. False or zero
             # says that there is padding and that nothing overflowed, as in our own batches.
@@ -175,7 +194,7 @@ class Ledger(TorchDispatchMode):
     def _see(self, tensor: torch.Tensor, operator: str, size_bytes: int | None = None) -> None:
         if tensor.device.type not in self._devices:
             return
-        storage = tensor.untyped_storage()
+        storage = self._inner(tensor).untyped_storage()
         key = storage._cdata  # the address of the C++ storage
         if key in self._live:
             return
@@ -185,8 +204,14 @@ class Ledger(TorchDispatchMode):
         ref.key = key
         self._live[key] = ref
 
+    def _inner(self, tensor: Any) -> torch.Tensor:
+        inner: torch.Tensor = tensor._local_tensor if isinstance(tensor, self.wrappers) else tensor
+        return inner
+
     def _allocate(self, size: int, operator: str, category: Category) -> int:
         index = len(self.sizes)
+        if self.stream:
+            self.streams[index] = self.stream
         self.sizes.append(size)
         self.operators.append(operator)
         self.categories.append(category)

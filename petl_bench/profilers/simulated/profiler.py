@@ -17,6 +17,7 @@ from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.capacity import refusal
 from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
+from petl_bench.profilers.simulated.loading import adopt_trainee, loaded
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
 from petl_bench.profilers.simulated.windows import contiguous, split
@@ -115,8 +116,7 @@ def run_ledger(
     roofline, ledger = Roofline(card), new_ledger(card, era)
     if witness is not None:
         witness.opens(ledger)
-    with no_collection(), era.optimizer_defaults():
-        adopt_trainee(ledger, trainee)
+    with no_collection(), era.optimizer_defaults(), loaded(ledger, trainee, workload) as trainee:
         batch = make_batch(case, META)
         ledger.adopt(batch.values(), Category.INPUT)
         step = Step(trainee.model, workload)
@@ -140,15 +140,6 @@ def new_ledger(card: Card, era: Era) -> Ledger:
         workspace_bytes=card.cublas_workspace_bytes if era.allocates_workspaces else 0,
         sums_in_place=era.sums_in_place,
     )
-
-
-def adopt_trainee(ledger: Ledger, trainee: Trainee) -> None:
-    """Phase load: everything that is there before the first step."""
-    start = ledger.begin(Phase.LOAD)
-    ledger.adopt(trainee.model.parameters(), Category.PARAMETER)
-    ledger.adopt(trainee.model.buffers(), Category.BUFFER)
-    ledger.adopt(trainee.buckets, Category.GRADIENT)
-    ledger.end(0, Phase.LOAD, start)
 
 
 def _initialise(case: Case, card: Card, era: Era) -> PhaseMemory | None:

@@ -1,6 +1,6 @@
 """The windows of a ledger in the order in which they are replayed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from petl_bench.case import Workload
@@ -19,6 +19,8 @@ class Recorded(Protocol):
     def categories(self) -> Sequence[Category]: ...  # noqa: D102
     @property
     def operators(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def streams(self) -> Mapping[int, int]: ...  # noqa: D102
     @property
     def windows(self) -> Sequence[Window]: ...  # noqa: D102
 

@@ -158,12 +158,19 @@ class Workload(Frozen):
     world_size: Annotated[int, Field(gt=0, le=16384, strict=True)] | None = Field(
         None, description="ranks; None without any", exclude_if=_is_neutral
     )
-    gradient_as_bucket_view: Annotated[bool, Field(strict=True)] | None = Field(
-        None, description="parallel ddp: gradients lie in its buckets", exclude_if=_is_neutral
+    gradient_as_bucket_view: Annotated[bool, Field(strict=True)] = Field(
+        default=False,
+        description="parallel ddp: gradients lie in its buckets",
+        exclude_if=lambda value: not value,
     )
-    reshard_after_forward: Annotated[bool, Field(strict=True)] | None = Field(
-        None, description="parallel fsdp2: gather layers again in backward", exclude_if=_is_neutral
+    reshard_after_forward: Annotated[bool, Field(strict=True)] = Field(
+        default=True, description="parallel fsdp2: gather layers again in backward", exclude_if=bool
     )
+
+    @property
+    def unsteady_steps(self) -> int:
+        """Steps before one that repeats itself: DDP makes its buckets anew in the second."""
+        return self.warmup_steps + (self.parallel is Parallel.DDP)
 
     @property
     def part_size(self) -> int:
@@ -185,7 +192,7 @@ class Workload(Frozen):
         """One question has one id: a field without meaning in the mode keeps its neutral value."""
         if not isinstance(given, dict):
             return given
-        given = _with_ranks(given)
+        _check_ranks(given)
         mode = given.get("mode", Mode.TRAINING)
         if mode != Mode.GENERATE and given.get("beams", 1) != 1:
             raise ValueError("beams: only mode generate has any")
@@ -213,38 +220,28 @@ _OF_TRAINING: dict[str, Any] = {
 """Fields of training alone, and what they are where nothing trains."""
 
 
-_OF_RANKS: dict[Parallel, dict[str, Any]] = {
-    Parallel.NONE: {},
-    Parallel.DDP: {"world_size": None, "gradient_as_bucket_view": False},
-    Parallel.FSDP2: {"world_size": None, "reshard_after_forward": True},
+_OF_RANKS: dict[str, tuple[Any, tuple[Parallel, ...]]] = {
+    "world_size": (None, (Parallel.DDP, Parallel.FSDP2)),
+    "gradient_as_bucket_view": (False, (Parallel.DDP,)),
+    "reshard_after_forward": (True, (Parallel.FSDP2,)),
 }
-"""Fields that each way to train in ranks has beside the rest, with defaults."""
+"""Fields about ranks: what they are without a meaning, and where they have one."""
 
 
-def _with_ranks(given: dict[str, Any]) -> dict[str, Any]:
-    """`given`, its fields about ranks checked, and complete where there are any."""
+def _check_ranks(given: dict[str, Any]) -> None:
     try:
         parallel = Parallel(given.get("parallel", Parallel.NONE))
     except ValueError:
-        return given  # and the field says so
-    own = _OF_RANKS[parallel]
-    for field in dict.fromkeys(field for fields in _OF_RANKS.values() for field in fields):
-        if field not in own and given.get(field) is not None:
+        return  # the field itself says so
+    for field, (neutral, meant) in _OF_RANKS.items():
+        if parallel not in meant and given.get(field, neutral) != neutral:
             raise ValueError(f"{field}: not for parallel {parallel}; leave it out")
     if parallel is Parallel.NONE:
-        return given
+        return
+    if given.get("world_size") is None:
+        raise ValueError(f"world_size: parallel {parallel} is to be told how many ranks")
     if given.get("ddp_buckets"):
         raise ValueError("ddp_buckets: of one process alone; parallel ddp has its own")
-    for field, default in own.items():
-        if given.get(field) is None:
-            given = {**given, field: default}
-    if given["world_size"] is None:
-        raise ValueError(f"world_size: parallel {parallel} is to be told how many ranks")
-    if parallel is Parallel.DDP:
-        given = {"warmup_steps": 2, **given}
-        if given["warmup_steps"] == 1:
-            raise ValueError("warmup_steps: parallel ddp needs 2: it rebuilds buckets in the second")
-    return given
 
 
 class Case(Frozen):

@@ -204,8 +204,11 @@ class Ledger(TorchDispatchMode):
         ref.key = key
         self._live[key] = ref
 
-    def _inner(self, tensor: Any) -> torch.Tensor:
-        inner: torch.Tensor = tensor._local_tensor if isinstance(tensor, self.wrappers) else tensor
+    def _inner(self, tensor: torch.Tensor) -> torch.Tensor:
+        inner: Any = tensor
+        if isinstance(tensor, self.wrappers):
+            inner = inner._local_tensor
+        assert isinstance(inner, torch.Tensor)
         return inner
 
     def _allocate(self, size: int, operator: str, category: Category) -> int:

@@ -40,8 +40,8 @@ def split(ledger: Recorded, workload: Workload) -> Replay:
         RuntimeError: that step does not leave things as it found them, and cannot be repeated.
     """
     load, *steps = contiguous(ledger.windows)
-    warm_up = tuple(window for window in steps if window.step < workload.warmup_steps)
-    steady = tuple(window for window in steps if window.step == workload.warmup_steps)
+    warm_up = tuple(window for window in steps if window.step < workload.unsteady_steps)
+    steady = tuple(window for window in steps if window.step == workload.unsteady_steps)
     _check_repeatable(ledger, steady)
     return Replay(load, warm_up, steady)
 

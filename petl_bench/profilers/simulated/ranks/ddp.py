@@ -13,11 +13,12 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
-from torch.distributed import GradBucket
+from torch._C._distributed_c10d import GradBucket
 from torch.nn.parallel import distributed
 
 from petl_bench.assembly import Trainee
 from petl_bench.case import Workload
+from petl_bench.errors import UsageError
 from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.ranks.world import pretended_world
 from petl_bench.record import Category
@@ -25,9 +26,12 @@ from petl_bench.record import Category
 
 @contextmanager
 def wrapped(ledger: Ledger, trainee: Trainee, workload: Workload) -> Iterator[Trainee]:
-    """Inside, `trainee` is one of the workload's ranks; what wrapping allocates is in `ledger`."""
+    """Inside, `trainee` is one of the workload's ranks; what wrapping allocates is in `ledger`.
+
+    Raises:
+        UsageError: a parameter that trains takes no part in a step.
+    """
     assert workload.world_size is not None
-    assert workload.gradient_as_bucket_view is not None
     with (
         pretended_world(workload.world_size),
         # It compares shapes, and so values, that the other ranks have.
@@ -38,7 +42,14 @@ def wrapped(ledger: Ledger, trainee: Trainee, workload: Workload) -> Iterator[Tr
                 trainee.model, gradient_as_bucket_view=workload.gradient_as_bucket_view
             )
         model.register_comm_hook(ledger, _reduced)
-        yield replace(trainee, model=model)
+        try:
+            yield replace(trainee, model=model)
+        except RuntimeError as error:
+            if not str(error).startswith("Expected to have finished reduction"):
+                raise
+            raise UsageError(
+                "parallel: ddp waits for the gradients of all that trains, and some get none"
+            ) from None
 
 
 def _reduced(ledger: Ledger, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:

@@ -37,7 +37,7 @@ from petl_bench.errors import UsageError
 from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.ranks.world import pretended_world
 from petl_bench.record import Category
-from petl_bench.training import AUTOCAST_DTYPES, trainable
+from petl_bench.training import AUTOCAST_DTYPES
 
 UNSHARD = "fsdp::unshard"
 """Stands as the operator that gives a gathered parameter its memory."""
@@ -52,7 +52,7 @@ def sharded(ledger: Ledger, trainee: Trainee, workload: Workload) -> Iterator[No
     """
     assert workload.world_size is not None
     layers = _layers(trainee)
-    _check_dtypes([*layers, trainee.model])
+    _check([*layers, trainee.model])
     ledger.wrappers = (DTensor,)
     with pretended_world(workload.world_size), _on_meta(ledger):
         shard = partial(
@@ -88,23 +88,34 @@ def _layers(trainee: Trainee) -> list[nn.Module]:
     if layers:
         return layers
     # What transformers itself, and with it every Trainer, takes for a layer.
-    names = {name for module in modules for name in getattr(module, "_no_split_modules", None) or ()}
+    names = {
+        name for module in modules for name in getattr(module, "_no_split_modules", None) or ()
+    }
     layers = [module for module in modules if type(module).__name__ in names]
     if not layers:
         raise UsageError("parallel: fsdp2 shards layers, and none are known in this backbone")
     return layers
 
 
-def _check_dtypes(modules: Sequence[nn.Module]) -> None:
-    """FSDP2 reduces a group's gradients in one collective, of one type."""
-    seen: set[nn.Parameter] = set()
-    for module in modules:
-        own = [parameter for parameter in trainable(module) if parameter not in seen]
-        seen.update(own)
-        dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in own})
+def _check(groups: Sequence[nn.Module]) -> None:
+    """Refuse what `fully_shard` would, at the first step and by an assertion.
+
+    A parameter belongs to one group; the gradients of a group are reduced together, in one type.
+    """
+    group_of: dict[nn.Parameter, nn.Module] = {}
+    for group in groups:
+        inside = {module for other in group_of.values() for module in other.modules()}
+        own = [m for m in group.modules() if m not in inside]
+        parameters = {p for module in own for p in module.parameters(recurse=False)}
+        if not parameters.isdisjoint(group_of):
+            raise UsageError(
+                "parallel: fsdp2 shards layer by layer, and here layers share a parameter"
+            )
+        group_of |= dict.fromkeys(parameters, group)
+        dtypes = sorted({str(p.dtype) for p in parameters if p.requires_grad})
         if len(dtypes) > 1:
             raise UsageError(
-                "parallel: fsdp2 takes parameters that train in one type to a layer, and here are"
+                "parallel: fsdp2 takes one type of parameters that train in a layer, and here are"
                 f" {' and '.join(dtypes)}"
             )
 

@@ -22,7 +22,9 @@ def pretended_world(size: int) -> Iterator[None]:
     )
 
     if dist.is_initialized():
-        raise UsageError("parallel: this process is one of several ranks; simulate in one that is not")
+        raise UsageError(
+            "parallel: this process is one of several ranks; simulate in one that is not"
+        )
     dist.init_process_group("fake", rank=0, world_size=size, store=FakeStore())
     try:
         yield

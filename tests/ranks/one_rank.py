@@ -72,7 +72,7 @@ def trained(case, mesh):
     try:
         with foreach_by_default("cpu"), CudaKernels():
             step = Step(model, case.workload)
-            for _ in range(case.workload.warmup_steps):
+            for _ in range(case.workload.unsteady_steps):
                 step.run(batch, annotate)
             activities = [torch.profiler.ProfilerActivity.CPU]
             with torch.profiler.profile(activities=activities, profile_memory=True) as run:

@@ -197,6 +197,14 @@ class _SilentReduceScatter(_Silent, ReduceScatter):  # type: ignore[misc]
     pass
 
 
+def _whole_gradients(parameters: Sequence[Any]) -> Iterator[torch.Tensor]:
+    """One by one, since they go as soon as they are copied for the others."""
+    for parameter in parameters:
+        whole = getattr(parameter, "_unsharded_param", None)
+        if whole is not None and whole.grad is not None:
+            yield whole.grad
+
+
 @contextmanager
 def _on_meta(ledger: Ledger) -> Iterator[None]:
     """Inside, FSDP2 works on tensors without data, and tells `ledger` what it does by storages."""
@@ -218,10 +226,7 @@ def _on_meta(ledger: Ledger) -> Iterator[None]:
     post_backward = group.post_backward
 
     def labelled_post_backward(self: Any, *unused: Any) -> None:
-        """Gradients of whole parameters live until here."""
-        unsharded = (getattr(p, "_unsharded_param", None) for p in self.fsdp_params)
-        grads = [p.grad for p in unsharded if p is not None and p.grad is not None]
-        ledger.label(grads, Category.GRADIENT)
+        ledger.label(_whole_gradients(self.fsdp_params), Category.GRADIENT)
         post_backward(self, *unused)
 
     propagate = ShardingPropagator._propagate_tensor_meta_non_cached

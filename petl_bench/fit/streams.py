@@ -12,11 +12,10 @@ of them neighbours, which tells a slope from the steps of a kernel that pads.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil
-from types import MappingProxyType
 
 from petl_bench.case import Workload
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
@@ -38,7 +37,7 @@ class Stream:
     categories: tuple[Category, ...]
     operators: tuple[str, ...]
     windows: tuple[Window, ...]
-    streams: Mapping[int, int] = MappingProxyType({})
+    streams: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ledger: Recorded) -> "Stream":

@@ -67,7 +67,7 @@ def train(  # noqa: PLR0917 - one parameter an option
     card = cards.find(gpu or DEFAULT_CARD)
     numbers = _seeds(seeds)
     asked_task = tasks.find(task)
-    found = weights.find(backbone)
+    found = weights.find(backbone or asked_task.backbone)
     loaded = splits.load(asked_task, data)
     from petl_bench.tasks.running import Asked, Bench
     from petl_bench.tasks.store import TrainingStore

@@ -22,13 +22,17 @@ def train(  # noqa: PLR0917 - one parameter an option
     task: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(TASKS)}. reviews needs no network; sentence and pair are your own,"
-            " with --data.",
+            help=f"{', '.join(TASKS)}. reviews, bbc and reviews-zh come in packages; sentence and"
+            " pair are your own, with --data.",
         ),
     ] = "reviews",
     backbone: Annotated[
         str | None,
-        options.option("A folder of pretrained weights, or a hub id.", "MiniLM, of English"),
+        options.option(
+            "A folder of pretrained weights, a hub id, or out of a package: "
+            + ", ".join(dict.fromkeys(task.backbone for task in TASKS.values())),
+            "the task's",
+        ),
     ] = None,
     methods: Annotated[
         str | None, options.option("What to train, such as full,lora[r=8|32],lst.", "all")
@@ -37,7 +41,11 @@ def train(  # noqa: PLR0917 - one parameter an option
     epochs: Annotated[int | None, options.option("Times through the data.", "the task's")] = None,
     batch_size: options.BatchSize = None,
     learning_rate: Annotated[
-        float | None, options.option("At the end of the warm-up.", "each method's own")
+        str | None,
+        options.option(
+            "At the end of the warm-up: 1e-3, or by method full=1e-4,lora=2e-3.",
+            "each method's own",
+        ),
     ] = None,
     warmup_steps: Annotated[
         int | None, options.option("Steps until then.", "500, at most a tenth")
@@ -61,11 +69,12 @@ def train(  # noqa: PLR0917 - one parameter an option
 ) -> None:
     """Train methods on a real task: score, memory and time of each."""
     from petl_bench import cards, registry
-    from petl_bench.tasks import splits, weights
+    from petl_bench.tasks import rates, splits, weights
     from petl_bench.tasks import task as tasks
 
     card = cards.find(gpu or DEFAULT_CARD)
     numbers = _seeds(seeds)
+    learning_rates = rates.Rates() if learning_rate is None else rates.parse(learning_rate)
     asked_task = tasks.find(task)
     found = weights.find(backbone or asked_task.backbone)
     loaded = splits.load(asked_task, data)
@@ -77,7 +86,7 @@ def train(  # noqa: PLR0917 - one parameter an option
         epochs=epochs,
         batch_size=batch_size,
         max_steps=max_steps,
-        learning_rate=learning_rate,
+        learning_rates=learning_rates,
         warmup_steps=warmup_steps,
     )
     plan = bench.plan(methods or ",".join(registry.names()), numbers, asked)

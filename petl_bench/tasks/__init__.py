@@ -7,6 +7,7 @@ packages   data and weights that installed packages hold
 hub        data by its id on the Hugging Face hub
 splits     train, validation and test of a task, wherever they come from
 metrics    scores by scikit-learn and SciPy
+rates      learning rates, method by method
 weights    a pretrained backbone's folder
 record     one method trained with one seed: the question and the answer
 store      such records in a file

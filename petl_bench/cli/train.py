@@ -22,13 +22,17 @@ def train(  # noqa: PLR0917 - one parameter an option
     task: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(TASKS)}. reviews needs no network; sentence and pair are your own,"
-            " with --data.",
+            help=f"{', '.join(TASKS)}. reviews, bbc and reviews-zh come in packages; sentence and"
+            " pair are your own, with --data.",
         ),
     ] = "reviews",
     backbone: Annotated[
         str | None,
-        options.option("A folder of pretrained weights, or a hub id.", "MiniLM, of English"),
+        options.option(
+            "A folder of pretrained weights, a hub id, or out of a package: "
+            + ", ".join(dict.fromkeys(task.backbone for task in TASKS.values())),
+            "the task's",
+        ),
     ] = None,
     methods: Annotated[
         str | None, options.option("What to train, such as full,lora[r=8|32],lst.", "all")
@@ -72,7 +76,7 @@ def train(  # noqa: PLR0917 - one parameter an option
     numbers = _seeds(seeds)
     learning_rates = rates.Rates() if learning_rate is None else rates.parse(learning_rate)
     asked_task = tasks.find(task)
-    found = weights.find(backbone)
+    found = weights.find(backbone or asked_task.backbone)
     loaded = splits.load(asked_task, data)
     from petl_bench.tasks.running import Asked, Bench
     from petl_bench.tasks.store import TrainingStore

@@ -19,6 +19,7 @@ from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
+from petl_bench.profilers.simulated.values import masks_choose_all
 from petl_bench.profilers.simulated.windows import contiguous, split
 from petl_bench.record import Category, Fit, Measurement, Phase, PhaseMemory, TimelinePoint
 from petl_bench.steps import Step
@@ -125,7 +126,7 @@ def run_ledger(
         profiler = SimulatedProfiler(ledger, trainee, step.optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, step.optimizer)
-        with autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
+        with masks_choose_all(), autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
@@ -159,7 +160,7 @@ def _initialise(case: Case, card: Card, era: Era) -> PhaseMemory | None:
     trainee, ledger = assemble(case, META), new_ledger(card, era)
     with no_collection():
         adopt_trainee(ledger, trainee)
-        with autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
+        with masks_choose_all(), autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
             start = ledger.begin(Phase.INITIALISE)
             run(trainee, META)
             ledger.end(0, Phase.INITIALISE, start)

@@ -6,7 +6,7 @@ large as it can be. Experts that share the rows of one product, however the rout
 give a result of one size (`_grouped_mm`, which transformers' mixtures of experts use by default).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,9 +50,52 @@ def _grouped_mm(a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> 
     return torch.empty_strided(like.shape, like.stride(), dtype=a.dtype, device="meta")
 
 
+def _unique(
+    source: torch.Tensor,
+    _sorted: bool = True,  # noqa: FBT001, FBT002 - the library's own signature, as below
+    return_inverse: bool = False,  # noqa: FBT001, FBT002
+    return_counts: bool = False,  # noqa: FBT001, FBT002
+) -> tuple[torch.Tensor, ...]:
+    """All elements differ."""
+    if not source.is_meta:
+        found: tuple[torch.Tensor, ...] = aten._unique2.default(
+            source, _sorted, return_inverse, return_counts
+        )
+        return found
+    places = source.new_empty(source.shape if return_inverse else 0, dtype=torch.int64)
+    counts = source.new_empty(source.numel() if return_counts else 0, dtype=torch.int64)
+    return source.new_empty(source.numel()), places, counts
+
+
+def _block_diag(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """As meta has it, which makes a tensor for each block, and takes its time."""
+    first = blocks[0]
+    if not first.is_meta or first.dim() != 2 or not _alike(blocks):  # noqa: PLR2004
+        return aten.block_diag.default(blocks)  # type: ignore[no-any-return]
+    rows, columns = first.shape
+    return first.new_empty((len(blocks) * rows, len(blocks) * columns))
+
+
+def _stack(parts: Sequence[torch.Tensor], dim: int = 0) -> torch.Tensor:
+    """Likewise."""
+    first = parts[0]
+    if not first.is_meta or not _alike(parts):
+        return aten.stack.default(parts, dim)  # type: ignore[no-any-return]
+    place = dim % (first.dim() + 1)
+    return first.new_empty((*first.shape[:place], len(parts), *first.shape[place:]))
+
+
+def _alike(parts: Sequence[torch.Tensor]) -> bool:
+    first = parts[0]
+    return all(part.shape == first.shape and part.dtype is first.dtype for part in parts)
+
+
 ANSWERS: Mapping[Any, Callable[..., Any]] = {
     aten._local_scalar_dense.default: _no,
     aten._grouped_mm.default: _grouped_mm,
+    aten._unique2.default: _unique,
+    aten.block_diag.default: _block_diag,
+    aten.stack.default: _stack,
 }
 """What runs in an operator's place."""
 

@@ -17,12 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeGuard
+from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from petl_bench.garbage import collection_paused
 
@@ -32,18 +34,31 @@ CPU, META = torch.device("cpu"), torch.device("meta")
 SMALL_BYTES = 65_536  # of what is kept for the next question
 LARGE = 1_000_000  # elements of a matrix that takes seconds to factorise
 _NUMBERS = {bool, int, float}
+TOLD_BYTES = 1 << 24  # likewise, where it was asked for
+KNOWN_BYTES = 512
+_SEEDS = 1 << 31
 STANDARD_DEVIATION = 0.02  # of what stands for weights, as transformers draws them
+
+
+KNOWN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""What was in small tensors that have no data any more, by the tensor."""
 
 
 @contextmanager
 def deferred_values() -> Iterator[None]:
     """In this scope what code makes on the CPU has no data, but answers questions about it."""
-    with collection_paused(), _Recorder() as recorder, META, _Pretence(recorder):
+    recorder = _Recorder()
+    seeding = patch.object(torch, "manual_seed", recorder.seeded(torch.manual_seed))
+    with collection_paused(), seeding, recorder, META, _Pretence(recorder):
         yield
 
 
 def without_data(model: nn.Module) -> None:
-    """Put the tensors of `model` that hold data on the meta device, ties kept."""
+    """Put the parameters and buffers of `model` that hold data on the meta device, ties kept.
+
+    What a few whole numbers among them were, sizes and places, stays in `KNOWN`. Other tensors
+    that its modules have are left on the host when a model moves: they become tensors there.
+    """
     moved: dict[torch.Tensor, torch.Tensor] = {}
     for module in model.modules():
         by_kind: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001
@@ -56,7 +71,21 @@ def without_data(model: nn.Module) -> None:
                     if isinstance(tensor, nn.Parameter):
                         twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
                     moved[tensor] = twin
+                    if not tensor.is_floating_point() and tensor.nbytes <= KNOWN_BYTES:
+                        KNOWN[twin] = tensor.detach()
                 tensors[name] = moved[tensor]
+    _leave_on_host(model)
+
+
+def _leave_on_host(model: nn.Module) -> None:
+    """Make tensors of the host of those that a model does not move with it."""
+    movable = {_address(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    for module in model.modules():
+        for held in [vars(module), *(v for v in vars(module).values() if type(v) is dict)]:
+            for name, value in held.items():
+                stays = isinstance(value, torch.Tensor) and _address(value) not in movable
+                if stays and value.is_meta:
+                    held[name] = torch.zeros_like(value, device=CPU)
 
 
 # --- the CPU that is not there ------------------------------------------------------------------
@@ -217,7 +246,7 @@ class _Notes:
         """What the storage holds after them; `storages` stay as they are."""
         storage = storages[self.notes[0].target.state].clone()
         for target, place, value in self.notes[: self.count]:
-            found = (at.on(storages[at.state]).item() if _is_view(at) else at for at in place)
+            found = [int(at.on(storages[at.state])) if _is_view(at) else at for at in place]
             target.on(storage)[tuple(found)] = value
         return [storage]
 
@@ -236,6 +265,7 @@ class _Recorder(TorchDispatchMode):
         self._holding: dict[int, tuple[torch.UntypedStorage, int, _State]] = {}
         self._small: dict[int, torch.UntypedStorage] = {}  # by their states' keys
         self._answers: dict[int, Any] = {}  # of calls without a meta kernel, by their keys
+        self._told: dict[int, torch.Tensor] = {}  # data that was asked for, by the questions' keys
         self._draws = itertools.count(1)
 
     def __torch_dispatch__(
@@ -251,7 +281,9 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to keep dynamo out takes time at every operator
+        return (
+            False  # nothing is compiled here, and to keep dynamo out takes time at every operator
+        )
 
     def notes(self, target: torch.Tensor, place: Any, value: Any) -> bool:
         """Whether `target[place] = value` writes one number to one place, which is only noted.
@@ -292,7 +324,7 @@ class _Recorder(TorchDispatchMode):
         changed = _changed(func, args, kwargs)
         call = self._call(func, leaves, spec)
         if _asks_for_data(func, kwargs):
-            return call.result(self._bytes(call.reads))
+            return self._tell(call)
         if not all(tensor.is_meta for tensor in changed):
             raise NotImplementedError(f"{func}: data of a model's size kept in a small tensor")
         if not all(tensor.is_meta for tensor in tensors):
@@ -311,6 +343,24 @@ class _Recorder(TorchDispatchMode):
             state = _State(origin, position, hash((call.key, position)))
             self._states[storage._cdata] = (storage, state)  # noqa: SLF001 - its address
         return out
+
+    def seeded(self, seed: Callable[[int], torch.Generator]) -> Callable[[int], torch.Generator]:
+        """`torch.manual_seed`, after which the same numbers are drawn again."""
+
+        def manual_seed(value: int) -> torch.Generator:
+            self._draws = itertools.count((value % _SEEDS + 1) * _SEEDS)
+            return seed(value)
+
+        return manual_seed
+
+    def _tell(self, call: _Call) -> Any:
+        """The data that `call` asks for; a layer like another one asks for the same."""
+        told = self._told.get(call.key)
+        if told is None:
+            told = call.result(self._bytes(call.reads))
+            if torch.is_tensor(told) and told.nbytes <= TOLD_BYTES:
+                self._told[call.key] = told
+        return told.clone() if torch.is_tensor(told) else told
 
     def _answer(self, call: _Call) -> Any:
         """What `call` returns, its tensors without data."""

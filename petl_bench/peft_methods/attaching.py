@@ -32,4 +32,3 @@ def get_peft_model(model: nn.Module, ports: Ports, config: Any) -> nn.Module:
     else:
         wrapped.to(device)
     return wrapped
-

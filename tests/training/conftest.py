@@ -176,7 +176,13 @@ def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **
             batch = built.batch(workload, device)
             ledger.adopt(built.model.parameters(), Category.PARAMETER)
             ledger.adopt(batch.values(), Category.INPUT)
-            with masks_choose_all(), autocast_on_meta(), CudaKernels(), modes_in_recomputation(), ledger:
+            with (
+                masks_choose_all(),
+                autocast_on_meta(),
+                CudaKernels(),
+                modes_in_recomputation(),
+                ledger,
+            ):
                 for profiler.step in range(steps):
                     step.run(batch, profiler)
     finally:

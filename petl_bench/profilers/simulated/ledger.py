@@ -179,7 +179,9 @@ class Ledger(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and to keep dynamo out takes time at every operator
+        return (
+            False  # nothing is compiled here, and to keep dynamo out takes time at every operator
+        )
 
     def _operator(self, func: Any) -> "_Operator":
         known = _Operator(
@@ -212,6 +214,10 @@ class Ledger(TorchDispatchMode):
     def _see(self, tensor: torch.Tensor, operator: str, size_bytes: int | None = None) -> None:
         if tensor.device.type not in self._devices:
             return
+        if tensor.layout is torch.sparse_coo:
+            self._see(tensor._indices(), operator)
+            self._see(tensor._values(), operator)
+            return
         storage = tensor.untyped_storage()
         key = storage._cdata  # the address of the C++ storage
         if key in self._live:
@@ -242,4 +248,3 @@ class Ledger(TorchDispatchMode):
         if self._in_backward not in self._workspaces:
             self._workspaces.add(self._in_backward)
             self._allocate(self._workspace_bytes, "cublasSetWorkspace", Category.WORKSPACE)
-

@@ -126,7 +126,13 @@ def run_ledger(
         profiler = SimulatedProfiler(ledger, trainee, step.optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, step.optimizer)
-        with masks_choose_all(), autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
+        with (
+            masks_choose_all(),
+            autocast_on_meta(),
+            era.kernels(card),
+            modes_in_recomputation(),
+            ledger,
+        ):
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
@@ -160,7 +166,13 @@ def _initialise(case: Case, card: Card, era: Era) -> PhaseMemory | None:
     trainee, ledger = assemble(case, META), new_ledger(card, era)
     with no_collection():
         adopt_trainee(ledger, trainee)
-        with masks_choose_all(), autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
+        with (
+            masks_choose_all(),
+            autocast_on_meta(),
+            era.kernels(card),
+            modes_in_recomputation(),
+            ledger,
+        ):
             start = ledger.begin(Phase.INITIALISE)
             run(trainee, META)
             ledger.end(0, Phase.INITIALISE, start)

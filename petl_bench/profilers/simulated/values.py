@@ -15,6 +15,9 @@ import torch.fx.experimental._config
 from torch.distributions import Distribution
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from petl_bench.deferral import KNOWN
+from petl_bench.profilers.simulated.kernels import sparse
+
 aten = torch.ops.aten
 
 
@@ -26,7 +29,8 @@ def masks_choose_all() -> Iterator[None]:
     config.meta_nonzero_assume_all_nonzero = True
     Distribution.set_default_validate_args(False)
     try:
-        yield
+        with torch.sparse.check_sparse_tensor_invariants(enable=False):  # they are of values, too
+            yield
     finally:
         config.meta_nonzero_assume_all_nonzero = before
         Distribution.set_default_validate_args(validates)
@@ -48,6 +52,15 @@ def _grouped_mm(a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> 
         return product(a, b, *args, **kwargs)  # type: ignore[no-any-return]
     like: torch.Tensor = product(a.bfloat16(), b.bfloat16(), *args, **kwargs)
     return torch.empty_strided(like.shape, like.stride(), dtype=a.dtype, device="meta")
+
+
+def _to_copy(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """To the host, and so to know its values, goes what was set up with some."""
+    to = kwargs.get("device")
+    if tensor.is_meta and to is not None and to.type == "cpu" and tensor in KNOWN:
+        tensor = KNOWN[tensor]
+    copy: torch.Tensor = aten._to_copy.default(tensor, *args, **kwargs)
+    return copy
 
 
 def _unique(
@@ -93,9 +106,11 @@ def _alike(parts: Sequence[torch.Tensor]) -> bool:
 ANSWERS: Mapping[Any, Callable[..., Any]] = {
     aten._local_scalar_dense.default: _no,
     aten._grouped_mm.default: _grouped_mm,
+    aten._to_copy.default: _to_copy,
     aten._unique2.default: _unique,
     aten.block_diag.default: _block_diag,
     aten.stack.default: _stack,
+    **sparse.ANSWERS,
 }
 """What runs in an operator's place."""
 

@@ -246,9 +246,13 @@ class _Notes:
         """What the storage holds after them; `storages` stay as they are."""
         storage = storages[self.notes[0].target.state].clone()
         for target, place, value in self.notes[: self.count]:
-            found = [int(at.on(storages[at.state])) if _is_view(at) else at for at in place]
+            found = [_place(at, storages) for at in place]
             target.on(storage)[tuple(found)] = value
         return [storage]
+
+
+def _place(at: int | _View, storages: _Bytes) -> int:
+    return int(at.on(storages[at.state])) if isinstance(at, _View) else at
 
 
 def _is_view(at: Any) -> TypeGuard[_View]:

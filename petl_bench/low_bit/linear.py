@@ -102,7 +102,7 @@ class SizedNf4(nn.Linear):
         n = linear.weight.numel()
         packed = torch.zeros(-(-n // 2), 1, dtype=torch.uint8)
         self.weight = nn.Parameter(packed, requires_grad=False)
-        self.bias = linear.bias
+        self.register_parameter("bias", linear.bias)
         self.blocks = -(-n // NF4_BLOCK)
         kept = {"code": torch.zeros(NF4_CODE)}
         if byte_code is None:
@@ -148,7 +148,7 @@ class SizedInt8(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         bytes_OI = torch.zeros(self.out_features, self.in_features, dtype=torch.int8)
         self.weight = nn.Parameter(bytes_OI, requires_grad=False)
-        self.bias = linear.bias
+        self.register_parameter("bias", linear.bias)
         self.register_buffer("SCB", torch.zeros(self.out_features), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -109,8 +109,8 @@ def class_named(name: str) -> Any:
     for family in FAMILIES.values():
         if name in family.architectures and family.own_class is not None:
             return family.own_class()
-    found = getattr(transformers, name, None)
-    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+    found = getattr(transformers, name, object)
+    if transformers.PreTrainedModel not in getattr(found, "__mro__", ()):
         raise ValueError(f"transformers has no model class {name}")
     return found
 

@@ -36,16 +36,11 @@ OPTIONS = {"reduction": 2, "keep": "all"}
 def tokenizer():
     from tokenizers import Tokenizer, models
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    words = {word: i for i, word in enumerate([*special, *(f"w{n}" for n in range(WORDS))])}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="[UNK]")),
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-    )
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "mask_token": "[MASK]"}
+    special |= {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+    words = [*special.values(), *(f"w{n}" for n in range(WORDS))]
+    model = models.WordLevel({word: i for i, word in enumerate(words)}, special["unk_token"])
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), **special)
 
 
 @pytest.fixture(params=KINDS)
@@ -159,5 +154,5 @@ def test_a_ladder_from_another_kind_of_encoder_is_refused(tmp_path):
     shape |= {"num_attention_heads": 4, "intermediate_size": 64}
     model = attach_lst(masked(bert(**shape)), **OPTIONS)
     model.save_pretrained(tmp_path)
-    with pytest.raises(LadderError, match="it is a RobertaForSeq.*, not a BertForMaskedLM"):
+    with pytest.raises(LadderError, match=r"it is a RobertaForSeq.*, not a BertForMaskedLM"):
         load_lst(classifier(roberta(**shape)), tmp_path)

@@ -179,7 +179,8 @@ def roberta_logits(w, batch):
     return two_layer_head(w.at("ladders.default.head"), out[:, 0])
 
 
-def masked_logits(w, encoder, head, norm, batch, first_position):
+def masked_logits(w, base, head, norm, batch):
+    encoder, first_position = w.at(base), 2 * (base == "roberta")
     positions = torch.arange(batch["input_ids"].shape[1]) + first_position
     embedded = bert_embedding(encoder, batch, positions)
     out = encoder_exit(w, encoder.at("encoder.layer"), embedded, bert_layer, batch)
@@ -190,13 +191,13 @@ def masked_logits(w, encoder, head, norm, batch, first_position):
 def bert_mlm_logits(w, batch):
     head = w.at("cls.predictions")
     transform = head.at("transform")
-    scores = masked_logits(w, w.at("bert"), transform, transform.at("LayerNorm"), batch, 0)
+    scores = masked_logits(w, "bert", transform, transform.at("LayerNorm"), batch)
     return scores + head("bias")
 
 
 def roberta_mlm_logits(w, batch):
     head = w.at("lm_head")
-    scores = masked_logits(w, w.at("roberta"), head, head.at("layer_norm"), batch, 2)
+    scores = masked_logits(w, "roberta", head, head.at("layer_norm"), batch)
     return scores + head("bias")
 
 

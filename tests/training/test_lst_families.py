@@ -329,7 +329,7 @@ def test_the_cache_changes_no_token(search, stirred):
     batch["attention_mask"][1, :3] = 0
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
     told = []
-    for use_cache in (True, False, None):
+    for use_cache in (True, "static", False, None):
         with built.model.ladders.disabled() if use_cache is None else nullcontext():
             torch.manual_seed(3)
             told.append(
@@ -340,10 +340,12 @@ def test_the_cache_changes_no_token(search, stirred):
                     min_new_tokens=8,
                     pad_token_id=0,
                     use_cache=bool(use_cache),
+                    **({"cache_implementation": use_cache} if use_cache == "static" else {}),
                 )
             )
-    with_cache, without, plain = told
+    with_cache, static, without, plain = told
     assert torch.equal(with_cache, without)
+    assert torch.equal(static, without)
     assert not torch.equal(with_cache, plain)
 
 

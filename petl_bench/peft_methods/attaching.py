@@ -5,9 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.fx.experimental._config
 from torch import nn
-from torch.distributions import Distribution
 from torch.nn import functional as F
 
 from petl_bench.backbones.ports import Ports
@@ -33,8 +31,6 @@ def get_peft_model(model: nn.Module, ports: Ports, config: Any) -> nn.Module:
         wrapped: nn.Module = peft.get_peft_model(model, config)
     if simulated:
         without_data(wrapped)
-        wrapped.register_forward_pre_hook(lambda *_: _answer_for_values(True))
-        wrapped.register_forward_hook(lambda *_: _answer_for_values(False), always_call=True)
     else:
         wrapped.to(device)
     if ports.dims.fills_masks and config.peft_type in _BEFORE_THE_SOURCE:
@@ -54,12 +50,3 @@ def _without_labels(
     if batch.get("labels") is None:
         return args, batch
     return args, {**batch, "labels": F.pad(batch["labels"], (tokens, 0), value=-100)}
-
-
-def _answer_for_values(answer: bool) -> None:  # noqa: FBT001
-    """Set torch to say, of what has no data, that random distributions are well-formed.
-
-    And that a mask chooses everything: what a method indexes by a mask is as large as it can be.
-    """
-    Distribution.set_default_validate_args(__debug__ and not answer)
-    torch.fx.experimental._config.meta_nonzero_assume_all_nonzero = answer  # noqa: SLF001

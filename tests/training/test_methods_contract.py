@@ -122,11 +122,13 @@ MODES = {
     "autocast": {"autocast": Autocast.FP16},
 }
 ASKED = [
-    *((family, None, mode) for family in ("t5", "llama") for mode in MODES),
-    ("bert", None, "checkpointing"),
+    ("t5", None, "generation"),
+    ("t5", None, "checkpointing"),
+    ("llama", None, "beams"),
+    ("llama", None, "inference"),
     ("auto-causal-lm", None, "generation"),
-    *(("t5", quantize, "checkpointing") for quantize in Quantization),
-    *(("bert", quantize, "inference") for quantize in Quantization),
+    ("t5", Quantization.INT8, "autocast"),
+    ("bert", Quantization.NF4_DOUBLE, "checkpointing"),
 ]
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from petl_bench.errors import UsageError
-from petl_bench.tasks import files, hub, packages
+from petl_bench.tasks import files, hub, packaged
 from petl_bench.tasks.labels import Example, Row, classes, example
 from petl_bench.tasks.task import Task
 
@@ -56,8 +56,8 @@ def load(task: Task, folder: Path | None) -> Splits:
     rows: dict[str, list[Row] | None]
     if folder is not None:
         rows = _local(folder)
-    elif task.packaged:
-        rows = dict(packages.reviews())
+    elif task.name in packaged.DATA:
+        rows = dict(packaged.DATA[task.name]())
     else:
         rows = hub.read(task)
     names = classes(task, rows["train"] or ())

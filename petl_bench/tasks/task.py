@@ -36,7 +36,7 @@ class Task:
     metrics: tuple[str, ...] = ("accuracy",)
     epochs: int = 10
     hub: Hub | None = None
-    packaged: bool = False  # `packages` has it
+    backbone: str = "all-MiniLM-L6-v2"  # that `train` takes where none is named
 
 
 _SMALL = 20  # epochs, of the paper; 10 where there is more data
@@ -121,9 +121,10 @@ def _clue(
 ) -> Task:
     # CLUE's own test labels are not public, so its validation split is the test here, too.
     hub = Hub(path="clue/clue", config=name, validation=None, test="validation")
-    return Task(name=name, texts=texts, labels=labels, epochs=epochs, hub=hub)
+    return Task(name=name, texts=texts, labels=labels, epochs=epochs, hub=hub, backbone=_OF_CHINESE)
 
 
+_OF_CHINESE = "multilingual-e5-small"
 _YES_NO = ("0", "1")
 _INFERENCE = ("neutral", "entailment", "contradiction")
 _CLUE = (
@@ -133,11 +134,32 @@ _CLUE = (
     _clue("cmnli", _PAIR, _INFERENCE),
     _clue("ocnli", _PAIR, _INFERENCE),
     _clue("csl", ("abst", "keyword"), _YES_NO),
+    # Of its few-shot release (Xu et al. 2021, arXiv:2107.07498), by --data alone.
+    Task(name="bustm", texts=_PAIR, labels=_YES_NO, backbone=_OF_CHINESE),
+    Task(
+        name="eprstmt",
+        texts=("sentence",),
+        labels=("Negative", "Positive"),
+        backbone=_OF_CHINESE,
+    ),
 )
 
 _OFFLINE = (
     # Critics' sentences, fresh or rotten: like SST-2, from a package and without a network.
-    Task(name="reviews", texts=("text",), labels=("rotten", "fresh"), epochs=3, packaged=True),
+    Task(name="reviews", texts=("text",), labels=("rotten", "fresh"), epochs=3),
+    Task(
+        name="bbc",
+        texts=("text",),
+        labels=("business", "entertainment", "politics", "sports", "tech"),
+        epochs=3,
+    ),
+    Task(
+        name="reviews-zh",
+        texts=("text",),
+        labels=("negative", "positive"),
+        epochs=1,
+        backbone=_OF_CHINESE,
+    ),
     # Anyone's data, by --data alone; classes are those of the training split.
     Task(name="sentence", texts=("text",)),
     Task(name="pair", texts=("text", "text_pair")),

@@ -9,7 +9,7 @@ from petl_bench import backbones
 from petl_bench.backbones import FAMILIES
 from petl_bench.case import Backbone
 from petl_bench.errors import UsageError
-from petl_bench.tasks import packages
+from petl_bench.tasks import packaged
 
 _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
 """Of a repository, what is fetched: no pickles, nor other frameworks' weights."""
@@ -48,14 +48,14 @@ class Weights:
         return found.model_copy(update={"name": self.name, "config": config})
 
 
-def find(name: str | None) -> Weights:
-    """The weights in the folder, or repository of the hub, called `name`; None: the packaged ones.
+def find(name: str) -> Weights:
+    """The weights called `name`: packaged ones, a folder's, or of a repository on the hub.
 
     Raises:
         UsageError: there are none.
     """
-    if name is None:
-        return Weights(packages.WEIGHTS_NAME, packages.weights())
+    if name in packaged.BACKBONES:
+        return Weights(name, packaged.BACKBONES[name]())
     folder = Path(name)
     if not folder.is_dir():
         if name in backbones.names():

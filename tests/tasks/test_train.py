@@ -369,7 +369,7 @@ def test_the_offline_default_learns(tmp_path):
         validation=some(whole.validation, 100),
         test=some(whole.test, 200),
     )
-    bench = Bench(task=task, splits=part, weights=weights.find(None))
+    bench = Bench(task=task, splits=part, weights=weights.find(task.backbone))
     plan = bench.plan("lst", [0], Asked(batch_size=16, max_steps=60))
     store = TrainingStore(tmp_path)
     (record,) = run(bench, plan, store, cards.find(DEFAULT_CARD), lambda _: None)

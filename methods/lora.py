@@ -12,7 +12,9 @@ from typing import Literal
 from pydantic import Field, field_validator
 from torch import nn
 
+from petl_bench.backbones import FAMILIES
 from petl_bench.backbones.ports import Dims, Ports, add_biases
+from petl_bench.case import Backbone
 from petl_bench.method import LayeredConfig, Method, leaves_a_layer
 from petl_bench.peft_methods.attaching import get_peft_model
 
@@ -32,6 +34,12 @@ class LoraConfig(LayeredConfig):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(","))
         return value
+
+
+def fit(backbone: Backbone, config: LoraConfig) -> LoraConfig:
+    """Where queries, keys and values are one projection, that one is the target."""
+    dims = FAMILIES[backbone.family].dims(backbone.config)
+    return config.model_copy(update={"targets": dims.nearest(config.targets)})
 
 
 def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
@@ -91,4 +99,5 @@ METHOD = Method(
     attach=attach,
     trainable_parameters=trainable_parameters,
     unsupported=unsupported,
+    fit=fit,
 )

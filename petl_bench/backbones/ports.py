@@ -49,6 +49,7 @@ class Loose:
     shapes: Mapping[str, tuple[tuple[int, int], ...]]  # of projections, by role: inputs, outputs
     bias_terms: int
     norm_parameters: int
+    fused: str | None = None  # the role of projections that are q, k and v in one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +191,15 @@ class Dims:
             if target not in self.roles:
                 return f"no projection {target!r} for targets; here are: {', '.join(self.roles)}"
         return None
+
+    def nearest(self, targets: tuple[str, ...]) -> tuple[str, ...]:
+        """`targets`; where the backbone has none of q, k and v, what is in their place.
+
+        That is one projection for all three, or else, as in a model without attention, every one.
+        """
+        if self.loose is None or set(targets) - set("qkv") or set(self.roles) & set("qkv"):
+            return targets
+        return self.roles if self.loose.fused is None else (self.loose.fused,)
 
     def output_size(self, role: str) -> int:
         """Rows of the projection `role`: q, k, v, o, wi (or wi_0, wi_1), wo."""
@@ -338,7 +348,10 @@ class Ports:
 
     @property
     def like(self) -> torch.Tensor:
-        """A parameter that has the device and dtype of what a method adds: the embedding's."""
+        """A parameter that has the device and dtype of what a method adds: an embedding's."""
+        if not self.stacks:
+            found = [m for modules in self.loose.values() for m in modules]
+            return next(p for m in (*found, *self.norms) for p in m.parameters())
         return next(self.stacks[0].embedding.parameters())
 
     @property

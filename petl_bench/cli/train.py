@@ -161,24 +161,31 @@ def _run_name(plan: "list[PlannedTrial]") -> str:
 
 
 def _print(records: "list[TrainingRecord]") -> None:
-    from rich.console import Console
-
-    from petl_bench.tables import to_rich
+    from petl_bench.cli.present import print_rich
+    from petl_bench.tasks.rows import task_groups
     from petl_bench.tasks.tables import summary
 
-    Console(width=None if sys.stdout.isatty() else 200).print(to_rich(summary(records)))
+    print_rich(map(summary, task_groups(records)))
 
 
 def _write(records: "list[TrainingRecord]", folder: Path) -> None:
+    import shlex
+
     from petl_bench.errors import UsageError
-    from petl_bench.plots.score_figure import save_score_figure
+    from petl_bench.plots.score_figure import save_score_figures
+    from petl_bench.report.scores import write_score_report
     from petl_bench.tables import to_csv, to_markdown
+    from petl_bench.tasks.boards import boards
+    from petl_bench.tasks.rows import task_groups
     from petl_bench.tasks.tables import summary, to_frame
 
+    markdown = "\n".join(to_markdown(summary(group)) for group in task_groups(records))
+    command = shlex.join(["petl-bench", *sys.argv[1:]])
     try:
-        (folder / "table.md").write_text(to_markdown(summary(records)), encoding="utf-8")
+        (folder / "table.md").write_text(markdown, encoding="utf-8")
         (folder / "table.csv").write_text(to_csv(to_frame(records)), encoding="utf-8")
-        save_score_figure(records, folder / "figures")
+        save_score_figures(boards(records), folder / "figures")
+        write_score_report(records, folder / "report.html", command=command)
     except OSError as error:
         raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
-    print(f"records, tables and figure: {folder}", file=sys.stderr)
+    print(f"report: {folder / 'report.html'}", file=sys.stderr)

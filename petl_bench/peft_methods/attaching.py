@@ -4,9 +4,7 @@ import warnings
 from typing import Any
 
 import torch
-import torch.fx.experimental._config
 from torch import nn
-from torch.distributions import Distribution
 
 from petl_bench.backbones.ports import Ports
 from petl_bench.deferral import deferred_values, without_data
@@ -31,17 +29,6 @@ def get_peft_model(model: nn.Module, ports: Ports, config: Any) -> nn.Module:
         wrapped: nn.Module = peft.get_peft_model(model, config)
     if simulated:
         without_data(wrapped)
-        wrapped.register_forward_pre_hook(lambda *_: _answer_for_values(True))
-        wrapped.register_forward_hook(lambda *_: _answer_for_values(False), always_call=True)
     else:
         wrapped.to(device)
     return wrapped
-
-
-def _answer_for_values(answer: bool) -> None:  # noqa: FBT001
-    """Set torch to say, of what has no data, that random distributions are well-formed.
-
-    And that a mask chooses everything: what a method indexes by a mask is as large as it can be.
-    """
-    Distribution.set_default_validate_args(__debug__ and not answer)
-    torch.fx.experimental._config.meta_nonzero_assume_all_nonzero = answer  # noqa: SLF001

@@ -46,6 +46,11 @@ def example(task: Task, names: tuple[str, ...], row: Row) -> Example:
         UsageError: a field that is missing or of another kind, or an unknown label; the message
             says where.
     """
+    if task.adapt is not None:
+        try:
+            row = Row(row.where, task.adapt(row.fields))
+        except ValueError as error:
+            raise UsageError(f"data: {row.where}: {error}") from None
     texts = tuple(_text(row, name) for name in task.texts)
     seen = () if task.image is None else images(task.image, row)
     return Example(texts, _label(task, names, row), seen)

@@ -5,9 +5,11 @@ table 1 (CLUE). Splits and epochs of GLUE are those of Sung et al. 2022, arXiv:2
 4.1, and of the authors' code: see `splits`.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from petl_bench.errors import UsageError, hint
+from petl_bench.tasks.marking import marked_spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,8 @@ class Task:
     texts: tuple[str, ...]  # one or two fields
     label: str = "label"
     image: str | None = None  # field
+    # What a row's fields become before they are read; raises ValueError where they do not fit.
+    adapt: Callable[[Mapping[str, object]], Mapping[str, object]] | None = None
     labels: tuple[str, ...] | None = None
     regression: bool = False
     metrics: tuple[str, ...] = ("accuracy",)
@@ -137,6 +141,14 @@ _CLUE = (
     _clue("cmnli", _PAIR, _INFERENCE),
     _clue("ocnli", _PAIR, _INFERENCE),
     _clue("csl", ("abst", "keyword"), _YES_NO),
+    Task(
+        name="wsc",
+        texts=("text",),
+        labels=("true", "false"),
+        adapt=marked_spans,
+        hub=Hub(path="clue/clue", config="cluewsc2020", validation=None, test="validation"),
+        backbone=_OF_CHINESE,
+    ),
     # Of its few-shot release (Xu et al. 2021, arXiv:2107.07498), by --data alone.
     Task(name="bustm", texts=_PAIR, labels=_YES_NO, backbone=_OF_CHINESE),
     Task(

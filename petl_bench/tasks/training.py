@@ -37,6 +37,7 @@ from petl_bench.errors import UsageError
 from petl_bench.method import attach
 from petl_bench.method_spec import validated_config
 from petl_bench.tasks.answers import Answers
+from petl_bench.tasks.energy import consumed_j, spent_j
 from petl_bench.tasks.labels import Example
 from petl_bench.tasks.metrics import score, scores
 from petl_bench.tasks.record import Evaluation, Outcome, Trial
@@ -145,9 +146,9 @@ def train(
         trainer.remove_callback(PrinterCallback)  # which prints to stdout
         watch.losses = trainer.losses
         _initialise(trial, model, splits["train"], trainer.data_collator)
-        begin = time.perf_counter()
+        energy_before_j, begin = consumed_j(), time.perf_counter()
         trainer.train()
-        elapsed_s = time.perf_counter() - begin
+        elapsed_s, energy_j = time.perf_counter() - begin, spent_j(energy_before_j)
         watch.bring_back_the_best()
         test = metrics.of(trainer.predict(splits["test"]))
     return Outcome(
@@ -159,6 +160,7 @@ def train(
         step_s=median(watch.times_s[1:] or watch.times_s),
         elapsed_s=elapsed_s,
         peak_allocated_bytes=watch.peak_bytes,
+        energy_j=energy_j,
     )
 
 

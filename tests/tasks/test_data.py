@@ -177,6 +177,37 @@ def test_a_task_without_labels_takes_those_of_train(data_folder):
     assert "has one label alone" in complaint(data_folder, SENTENCE)
 
 
+SPANS = {"span1_text": "bed", "span1_index": 4, "span2_text": "it", "span2_index": 8}
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (SPANS, "The _bed_ [it] stands."),
+        ({**SPANS, "span2_text": " it", "span2_index": 7}, "The _bed_[ it] stands."),
+        (
+            {"span1_text": "stands", "span1_index": 11, "span2_text": "The", "span2_index": 0},
+            "[The] bed it _stands_.",
+        ),
+        ({**SPANS, "span2_index": 9}, "span2_text 'it' is not at span2_index 9 of the text"),
+        ({**SPANS, "span1_index": -4}, "span1_text 'bed' is not at span1_index -4 of the text"),
+        ({"span1_text": "bed"}, "target has no span1_text with its span1_index"),
+        (None, "needs a text, and a target with span1 and span2 in it"),
+    ],
+)
+def test_noun_and_pronoun_are_marked(rte, target, said):
+    row = {"text": "The bed it stands.", "target": target, "label": "true"}
+    other = {"text": "The bed it stands.", "target": SPANS, "label": "false"}
+    write_lines(rte / "train.jsonl", [other, row])
+    for split in ("validation", "test"):
+        write_lines(rte / f"{split}.jsonl", [other])
+    task = find("wsc")
+    if "[" in said:
+        assert splits.load(task, rte).train[1] == ((said,), 0)
+    else:
+        assert complaint(rte, task) == f"data: train.jsonl line 2: {said}"
+
+
 def test_numbered_labels_keep_their_order(data_folder):
     for split in ("train", "validation", "test"):
         rows = [{"text": "x", "label": label} for label in (10, 9, 100)]

@@ -6,6 +6,7 @@ norms        layer, RMS and group norm
 reductions   sums and the like; reduce_kernel: how they are split across thread blocks
 matrices     products and convolutions
 indexing     embeddings, indexing, sorts, running sums
+sparse       sparse tensors of coordinates
 cub          temporary storage of sorts and scans
 attention    scaled_dot_product_attention: which kernel; attention_scratch: what each borrows
 """
@@ -19,6 +20,7 @@ from petl_bench.profilers.simulated.kernels import (
     norms,
     pointwise,
     reductions,
+    sparse,
 )
 from petl_bench.profilers.simulated.kernels.recipe import Recipe
 
@@ -28,6 +30,7 @@ RECIPES: dict[Any, Recipe] = {
     **reductions.RECIPES,
     **matrices.RECIPES,
     **indexing.RECIPES,
+    **sparse.RECIPES,
     **attention_scratch.RECIPES,
 }
 """The operators that allocate otherwise on CUDA."""

@@ -26,10 +26,11 @@ import transformers
 from petl_bench import cards, registry
 from petl_bench.environment import simulated_environment
 from petl_bench.errors import UsageError
+from petl_bench.jobs import Task
 from petl_bench.record import Origin, Record, Status
 from petl_bench.suite import Suite
 from petl_bench.units import KIB, format_bytes, format_count
-from petl_bench.worker import Task, run_task
+from petl_bench.worker import run_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "peft.md"
 AXES: Mapping[str, Mapping[str, list[Any]]] = {

@@ -17,6 +17,7 @@ from petl_bench.cli import main
 from petl_bench.environment import simulated_environment
 from petl_bench.errors import UsageError
 from petl_bench.fit.streams import Stream
+from petl_bench.jobs import Task
 from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.ledger import Ledger
@@ -32,7 +33,7 @@ from petl_bench.profilers.simulated.ranks.fsdp2 import UNSHARD
 from petl_bench.profilers.simulated.ranks.world import pretended_world
 from petl_bench.record import Category, Origin, Phase, Status
 from petl_bench.steps import Step
-from petl_bench.worker import Task, run_task
+from petl_bench.worker import run_task
 
 from . import one_rank
 

@@ -1,5 +1,6 @@
 """A user's own model, simulated: to the byte, without a GPU, without a weight in RAM."""
 
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -26,6 +27,7 @@ from petl_bench.profilers.simulated.profiler import (
 from petl_bench.profilers.simulated.provenance import Provenance
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
+from petl_bench.profilers.simulated.values import masks_choose_all
 from petl_bench.profilers.simulated.windows import contiguous
 from petl_bench.record import Category, Measurement, Origin, Part, Phase, PhaseMemory
 
@@ -109,7 +111,7 @@ def _run(
         trained = models.optimizer_for(model, optimizer, given)
         profiler = SimulatedProfiler(ledger, trainee, trained, era, provenance)
         provenance.begins(inputs, trained)
-        with era.kernels(card), modes_in_recomputation(), ledger:
+        with masks_choose_all(), era.kernels(card), modes_in_recomputation(), ledger:
             for profiler.step in range(WARMUP_STEPS + MEASURED_STEPS):
                 ledger.flops = 0
                 if profiler.step == WARMUP_STEPS + MEASURED_STEPS - 1:
@@ -137,8 +139,8 @@ def higher(first: PhaseMemory | None, second: PhaseMemory) -> PhaseMemory:
         return second
     top = max(first, second, key=lambda memory: memory.peak_allocated_bytes)
     reserved = max(first.peak_reserved_bytes, second.peak_reserved_bytes)
-    end = {"peak_reserved_bytes": reserved, "end_allocated_bytes": second.end_allocated_bytes}
-    return top.model_copy(update=end)
+    end = second.end_allocated_bytes
+    return replace(top, peak_reserved_bytes=reserved, end_allocated_bytes=end)
 
 
 def _at_peak(ledger: Ledger, provenance: Provenance) -> tuple[Part, ...]:

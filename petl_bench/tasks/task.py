@@ -26,6 +26,8 @@ class Hub:
 class Task:
     """One sentence or a pair of them, and a label: a class, or a number where it is a regression.
 
+    Where it has images, examples name them in the field `image`; see `vision.features`.
+
     `labels` are the classes in the order of their numbers; None: those of the training split.
     The score is the mean of the metrics, best 1.
     """
@@ -33,6 +35,7 @@ class Task:
     name: str
     texts: tuple[str, ...]  # one or two fields
     label: str = "label"
+    image: str | None = None  # field
     # What a row's fields become before they are read; raises ValueError where they do not fit.
     adapt: Callable[[Mapping[str, object]], Mapping[str, object]] | None = None
     labels: tuple[str, ...] | None = None
@@ -171,6 +174,24 @@ _OFFLINE = (
         labels=("negative", "positive"),
         epochs=1,
         backbone=_OF_CHINESE,
+    ),
+    Task(
+        name="easy-vqa",
+        texts=("question",),
+        label="answer",
+        image="image",
+        epochs=3,
+        backbone="shapes-mini",
+    ),
+    # About images whose features are beside the data, by --data alone. Hudson and Manning 2019,
+    # arXiv:1902.09506; Suhr et al. 2019, arXiv:1811.00491.
+    Task(name="gqa", texts=("question",), label="answer", image="image", backbone="shapes-mini"),
+    Task(
+        name="nlvr2",
+        texts=("sentence",),
+        labels=("False", "True"),
+        image="images",
+        backbone="shapes-mini",
     ),
     # Anyone's data, by --data alone; classes are those of the training split.
     Task(name="sentence", texts=("text",)),

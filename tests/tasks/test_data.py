@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import json
 import sys
 from collections import Counter
 from importlib.util import find_spec
@@ -70,6 +71,10 @@ def complaint(folder, task=RTE):
             "data: train.jsonl line 3: label '2' is not one of entailment, not_entailment",
         ),
         ('{"sentence1": "a", ', "data: train.jsonl line 3 is not JSON"),
+        (
+            '{"sentence1": "a", "sentence2": "\\ud800", "label": 0}',
+            "data: train.jsonl line 3: sentence2 is not Unicode text",
+        ),
         ("[1, 2]", "data: train.jsonl line 3 is not a JSON object"),
         ("[" * 100_000, "data: train.jsonl line 3 is nested too deeply"),
     ],
@@ -81,10 +86,16 @@ def test_a_bad_line_is_named(rte, line, said):
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
-def test_another_encoding_is_named_with_its_line(rte, ending):
+@pytest.mark.parametrize(
+    ("word", "encoding"), [("\u7535\u5f71", "gbk"), ("caf\xe9", "latin-1"), ("\u201c", "cp1252")]
+)
+def test_another_encoding_is_named_with_its_line(rte, ending, word, encoding):
     (rte / "train.jsonl").unlink()
-    text = "sentence1,sentence2,label\r\na,b,0\r\n\u7535\u5f71,d,1\r\n"
-    (rte / f"train.{ending}").write_bytes(text.encode("gbk"))
+    lines = {
+        "csv": ["sentence1,sentence2,label", "a,b,0", f"{word},d,1"],
+        "jsonl": [json.dumps(GOOD[0])] * 2 + [json.dumps(GOOD[0]).replace("a", word, 1)],
+    }[ending]
+    (rte / f"train.{ending}").write_bytes("\r\n".join(lines).encode(encoding))
     assert complaint(rte) == f"data: train.{ending} line 3 is not UTF-8 text"
 
 
@@ -274,7 +285,7 @@ def test_every_task_has_texts_metrics_and_data(task):
     assert len(task.texts) in {1, 2}
     assert task.metrics
     assert task.backbone in packaged.BACKBONES
-    own = {"sentence", "pair", "bustm", "eprstmt"}  # by --data alone
+    own = {"sentence", "pair", "bustm", "eprstmt", "gqa", "nlvr2"}  # by --data alone
     assert task.hub or task.name in packaged.DATA.keys() | own
 
 
@@ -323,9 +334,9 @@ def test_without_its_package_the_extra_is_named(monkeypatch):
 def test_a_very_long_text_is_cut(data_folder, tiny_backbone):
     from petl_bench.tasks.training import Encoder
 
-    long = "good " * 20_000
-    examples = make_examples(2, 0)
-    write_lines(data_folder / "train.jsonl", [*examples, {"text": long, "label": "fresh"}])
+    long = [{"text": text, "label": "fresh"} for text in ("good " * 20_000, "g" * 100_000)]
+    write_lines(data_folder / "train.jsonl", [*make_examples(2, 0), *long])
     found = splits.load(SENTENCE, data_folder)
     encoded = Encoder(tiny_backbone).encode(found.train, 40)
     assert len(encoded[2]["input_ids"]) == 40
+    assert len(encoded[3]["input_ids"]) == 3  # one unknown word

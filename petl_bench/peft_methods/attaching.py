@@ -1,10 +1,12 @@
 """Peft's model around a backbone, also around one without data."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from petl_bench.backbones.ports import Ports
 from petl_bench.deferral import deferred_values, without_data
@@ -31,4 +33,20 @@ def get_peft_model(model: nn.Module, ports: Ports, config: Any) -> nn.Module:
         without_data(wrapped)
     else:
         wrapped.to(device)
+    if ports.dims.fills_masks and config.peft_type in _BEFORE_THE_SOURCE:
+        hide = partial(_without_labels, config.num_virtual_tokens)
+        wrapped.register_forward_pre_hook(hide, with_kwargs=True)
     return wrapped
+
+
+_BEFORE_THE_SOURCE = {"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING"}
+
+
+def _without_labels(
+    tokens: int, model: nn.Module, args: tuple[Any, ...], batch: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A label a token, [B, T], to one that does not count for each of the prompt's, too."""
+    del model
+    if batch.get("labels") is None:
+        return args, batch
+    return args, {**batch, "labels": F.pad(batch["labels"], (tokens, 0), value=-100)}

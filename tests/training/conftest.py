@@ -61,6 +61,8 @@ TINY_OTHERS = {
     "clip-t5": {**TINY, "feature_size": 10, "feature_grid": 3, "pooled_grid": 2},
     "bert": ENCODER,
     "roberta": ENCODER,
+    "bert-mlm": ENCODER,
+    "roberta-mlm": ENCODER,
     "bart-encoder": BART,
     "bart": BART,
     "llama": DECODER,

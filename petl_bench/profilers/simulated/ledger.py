@@ -122,7 +122,9 @@ class Ledger(TorchDispatchMode):
             self.label([tensor], category)
 
     def index_of(self, tensor: torch.Tensor) -> int | None:
-        """The storage of `tensor` in the ledger, if it is alive there."""
+        """The storage of `tensor` in the ledger, if it is alive there and one alone."""
+        if tensor.layout is torch.sparse_coo:
+            return None
         ref = self._live.get(tensor.untyped_storage()._cdata)
         return None if ref is None else ref.index
 

@@ -5,6 +5,8 @@ pointwise    dropout, softmax, losses
 norms        layer, RMS and group norm
 reductions   sums and the like; reduce_kernel: how they are split across thread blocks
 matrices     products and convolutions
+linear_solve systems of linear equations
+fft          Fourier transforms
 indexing     embeddings, indexing, sorts, running sums
 sparse       sparse tensors of coordinates
 cub          temporary storage of sorts and scans
@@ -15,7 +17,9 @@ from typing import Any
 
 from petl_bench.profilers.simulated.kernels import (
     attention_scratch,
+    fft,
     indexing,
+    linear_solve,
     matrices,
     norms,
     pointwise,
@@ -29,6 +33,8 @@ RECIPES: dict[Any, Recipe] = {
     **norms.RECIPES,
     **reductions.RECIPES,
     **matrices.RECIPES,
+    **linear_solve.RECIPES,
+    **fft.RECIPES,
     **indexing.RECIPES,
     **sparse.RECIPES,
     **attention_scratch.RECIPES,

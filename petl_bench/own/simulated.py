@@ -24,6 +24,7 @@ from petl_bench.profilers.simulated.profiler import (
     no_collection,
 )
 from petl_bench.profilers.simulated.provenance import Provenance
+from petl_bench.profilers.simulated.machines import Gpu
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
 from petl_bench.profilers.simulated.values import masks_choose_all
@@ -50,7 +51,7 @@ def simulate(
     """
     trainee = _trainee(models.on_meta(model))
     made = batches.on_meta(batch)
-    roofline = Roofline(card)
+    roofline = Roofline(Gpu(card))
     with Provenance(trainee) as provenance:
         ledger = _run(
             trainee,

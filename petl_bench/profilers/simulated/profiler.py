@@ -17,6 +17,7 @@ from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.capacity import refusal
 from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
+from petl_bench.profilers.simulated.machines import Gpu
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
 from petl_bench.profilers.simulated.values import masks_choose_all
@@ -113,7 +114,7 @@ def run_ledger(
 ) -> tuple[Ledger, Roofline]:
     """Load, the warm-up steps, and one more; FLOPs and times are of that last one alone."""
     workload = case.workload
-    roofline, ledger = Roofline(card), new_ledger(card, era)
+    roofline, ledger = Roofline(Gpu(card)), new_ledger(card, era)
     if witness is not None:
         witness.opens(ledger)
     with no_collection(), era.optimizer_defaults():
@@ -126,7 +127,13 @@ def run_ledger(
         profiler = SimulatedProfiler(ledger, trainee, step.optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, step.optimizer)
-        with masks_choose_all(), autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
+        with (
+            masks_choose_all(),
+            autocast_on_meta(),
+            era.kernels(card),
+            modes_in_recomputation(),
+            ledger,
+        ):
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
@@ -160,7 +167,13 @@ def _initialise(case: Case, card: Card, era: Era) -> PhaseMemory | None:
     trainee, ledger = assemble(case, META), new_ledger(card, era)
     with no_collection():
         adopt_trainee(ledger, trainee)
-        with masks_choose_all(), autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
+        with (
+            masks_choose_all(),
+            autocast_on_meta(),
+            era.kernels(card),
+            modes_in_recomputation(),
+            ledger,
+        ):
             start = ledger.begin(Phase.INITIALISE)
             run(trainee, META)
             ledger.end(0, Phase.INITIALISE, start)

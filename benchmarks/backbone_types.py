@@ -35,7 +35,7 @@ from petl_bench.suite import Suite
 from petl_bench.worker import Task, run_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
-METHODS = ("full", "lora", "prompt", "lst")
+METHODS = ("full", "lora", "lst")
 LAYERS = (
     "num_hidden_layers",
     "num_layers",

@@ -24,6 +24,7 @@ from petl_bench.backbones.build import (
     sequence_to_sequence_batch,
 )
 from petl_bench.backbones.family import Family
+from petl_bench.backbones.likeness import bert_like, llama_like
 from petl_bench.backbones.ports import Dims, Loose, Ports
 from petl_bench.case import Backbone, ConfigValue, Workload
 
@@ -64,6 +65,9 @@ _HOLDERS = {
 """What stands in the place of a projection that an architecture does not have by itself."""
 
 _HEADS = ("classifier", "score")
+
+
+_LIKENESS = {"CAUSAL_LM": llama_like, "SEQ_CLS": bert_like}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +153,10 @@ class Auto:
         Raises:
             ValueError: a classifier without a head of a name that peft knows.
         """
+        like = _LIKENESS.get(self.peft_task)
+        resembled = like(model) if like is not None else None
+        if resembled is not None:
+            return resembled
         found: Any = model
         task_head = None
         if self.peft_task == "SEQ_CLS":

@@ -170,7 +170,9 @@ def _is_strided(tensor: torch.Tensor) -> bool:
 def _written(func: Any, args: Sequence[Any]) -> list[torch.Tensor]:
     """What an operator without a result writes: lists, as optimizers' operators have."""
     places = func._schema.arguments
-    written = (i for i, place in enumerate(places) if place.alias_info and place.alias_info.is_write)
+    written = (
+        i for i, place in enumerate(places) if place.alias_info and place.alias_info.is_write
+    )
     return _tensors([args[i] for i in written if i < len(args)])
 
 

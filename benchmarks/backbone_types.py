@@ -17,7 +17,6 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,17 +62,20 @@ def config_of(kind: str, head: str) -> dict[str, Any]:
     few = {name: FEW for name in LAYERS if isinstance(default.get(name), int)}
     named = HEADS[head][kind]
     architecture = named if isinstance(named, str) else named[0]
-    for changes in (few, {}):
-        try:
-            config = transformers.AutoConfig.for_model(kind, **changes)
-            with torch.device("meta"):
-                getattr(transformers, architecture)(config)
-        except Exception:  # noqa: BLE001 - architectures refuse in ways of their own
-            continue
-        break
+    changes = few if builds(kind, architecture, few) else {}
     config = transformers.AutoConfig.for_model(kind, **changes)
     config.architectures = [architecture]
     return json.loads(config.to_json_string())
+
+
+def builds(kind: str, architecture: str, changes: dict[str, int]) -> bool:
+    try:
+        config = transformers.AutoConfig.for_model(kind, **changes)
+        with torch.device("meta"):
+            getattr(transformers, architecture)(config)
+    except Exception:  # noqa: BLE001 - architectures refuse in ways of their own
+        return False
+    return True
 
 
 def simulated(kind: str, head: str) -> dict[str, str]:

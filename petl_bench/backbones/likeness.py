@@ -36,7 +36,7 @@ def llama_like(model: nn.Module) -> Ports | None:
         return None
     layer = base.layers[0]
     heads, units = layer.self_attn, layer.mlp
-    config, head_norm = model.config, getattr(heads, "q_norm", None)
+    config, head_norm = causal.config, getattr(heads, "q_norm", None)
     projections = {"q": heads.q_proj, "k": heads.k_proj, "v": heads.v_proj, "o": heads.o_proj}
     projections |= {"wi": units.gate_proj, "wo": units.down_proj}
     vocabulary, hidden = base.embed_tokens.weight.shape
@@ -64,13 +64,14 @@ def llama_like(model: nn.Module) -> Ports | None:
 
 def bert_like(model: nn.Module) -> Ports | None:
     """Of a classifier whose encoder layers are BERT's; None if they are not."""
+    classifier: Any = model
     base: Any = getattr(model, "base_model", None)
     layers = getattr(getattr(base, "encoder", None), "layer", ())
     norm = getattr(getattr(base, "embeddings", None), "LayerNorm", None)
     head = getattr(model, "classifier", None)
     if head is None or norm is None or not layers or not all(map(_is_bert, layers)):
         return None
-    config = model.config.to_dict()
+    config = classifier.config.to_dict()
     if norm.weight.shape != (config["hidden_size"],):  # embeddings that are widened afterwards
         return None
     likely = bert.dims(bert.normalise(config), pooler=False, head_layers=1)

@@ -17,6 +17,7 @@ from petl_bench.profilers.simulated.accounting import Accountant
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.ledger import Ledger, Window
+from petl_bench.profilers.simulated.machines import Gpu
 from petl_bench.profilers.simulated.profiler import (
     SimulatedProfiler,
     adopt_trainee,
@@ -24,7 +25,6 @@ from petl_bench.profilers.simulated.profiler import (
     no_collection,
 )
 from petl_bench.profilers.simulated.provenance import Provenance
-from petl_bench.profilers.simulated.machines import Gpu
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
 from petl_bench.profilers.simulated.values import masks_choose_all

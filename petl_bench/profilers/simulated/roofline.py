@@ -134,7 +134,7 @@ class Roofline:
             compute_s = self._machine.flops_s(flops, half=half)
         else:
             elements = sum(each.numel() for each in outputs)
-            compute_s = self._machine.elements_s(_kind(func, inputs), elements)
+            compute_s = self._machine.elements_s(_kind(func, inputs, outputs), elements)
         own = {tensor.untyped_storage()._cdata for tensor in inputs}
         fresh = [x.nbytes for x in outputs if x.untyped_storage()._cdata not in own]
         moved = moved_bytes(func, inputs, outputs)
@@ -157,8 +157,9 @@ def moved_bytes(func: Any, inputs: Sequence[torch.Tensor], outputs: Sequence[tor
     return written + sum(map(_touched_bytes, read.values()))
 
 
-def _kind(func: Any, inputs: Sequence[torch.Tensor]) -> Kind:
-    if func.overloadpacket in COPIES and any(_is_strided(source) for source in inputs):
+def _kind(func: Any, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> Kind:
+    turned = len({_is_strided(tensor) for tensor in (*inputs, *outputs)}) > 1
+    if func.overloadpacket in COPIES and turned:
         return Kind.STRIDED
     return KINDS.get(func.overloadpacket, Kind.PLAIN)
 

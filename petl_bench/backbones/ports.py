@@ -195,13 +195,16 @@ class Dims:
     def nearest(self, targets: tuple[str, ...]) -> tuple[str, ...]:
         """`targets`; for a q, k or v that is no projection here, the one that makes it.
 
-        That may be one for all three. Where none does, as without attention, every projection.
+        That may be one for all three. Where none does, as without attention, every projection
+        but outputs: peft refuses Mamba's, which its kernels pass by.
         """
         if self.loose is None or set(targets) - set("qkv") or self.lacks(targets) is None:
             return targets
         found = [self.loose.holders.get(target, target) for target in targets]
         named = tuple(dict.fromkeys(name for name in found if name is not None))
-        return self.roles if None in found else named
+        if None not in found:
+            return named
+        return tuple(role for role in self.roles if role != "o") or self.roles
 
     def output_size(self, role: str) -> int:
         """Rows of the projection `role`: q, k, v, o, wi (or wi_0, wi_1), wo."""

@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -29,15 +29,21 @@ from petl_bench.training import trainable
 META = torch.device("meta")
 
 
+class KeepsState(Protocol):
+    """What is asked of an optimizer, or of several at once."""
+
+    @property
+    def state(self) -> Mapping[torch.Tensor, Any]:
+        """What is kept of each parameter, by name."""
+
+
 class Witness(Protocol):
     """One who looks on while steps run, and sees tensors while they are alive."""
 
     def opens(self, ledger: Ledger) -> None:
         """`ledger` is new and empty."""
 
-    def begins(
-        self, batch: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None
-    ) -> None:
+    def begins(self, batch: Mapping[str, torch.Tensor], optimizer: KeepsState | None) -> None:
         """Everything that the steps start with is in the ledger."""
 
     def ends(self, phase: Phase) -> None:
@@ -51,7 +57,7 @@ class SimulatedProfiler:
         self,
         ledger: Ledger,
         trainee: Trainee,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: KeepsState | None,
         era: Era,
         witness: Witness | None,
     ) -> None:

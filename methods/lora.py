@@ -54,7 +54,7 @@ def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
     names = {module: name for name, module in model.named_modules()}
     biases: list[nn.Parameter] = []
     if config.biases == "all":
-        biases += add_biases(ports.biasable)
+        biases += add_biases(ports.biasable, ports.like)
         biases += [p for table in ports.position_tables for p in table.parameters()]
     lora = get_peft_model(
         model,

@@ -193,8 +193,18 @@ class Case(Frozen):
     @property
     def case_id(self) -> str:
         """First 16 hex digits of the sha256 of the case's canonical JSON."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+        return id_of_case(*map(canonical, (self.backbone, self.method, self.workload)))
+
+
+def canonical(part: Frozen) -> str:
+    """`part` as JSON without spaces, keys in order."""
+    return json.dumps(part.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+
+def id_of_case(backbone: str, method: str, workload: str) -> str:
+    """The id of the case with these parts, each as canonical JSON."""
+    whole = f'{{"backbone":{backbone},"method":{method},"workload":{workload}}}'
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
 BASELINE_METHOD = "full"

@@ -14,4 +14,7 @@ def collection_paused() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            if not gc.get_freeze_count():  # nobody has anything frozen
+                gc.freeze()
+                gc.unfreeze()  # moves all of it, unseen, to what is looked through least often
             gc.enable()

@@ -6,8 +6,9 @@ half line, which the next run cuts off.
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ class LineFile:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(self._fd)
             raise UsageError(f"out: another run is writing {path}") from None
         except OSError as error:
             raise self._unwritable(error) from None
@@ -47,7 +49,7 @@ class LineFile:
         """
         try:
             data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
-            found = list(parse_lines(data, self.path, load))
+            found = list(parse_lines(BytesIO(data), self.path, load))
             os.ftruncate(self._fd, data.rfind(b"\n") + 1)
         except OSError as error:
             raise self._unwritable(error) from None
@@ -74,27 +76,29 @@ class LineFile:
         return UsageError(f"out: cannot write {self.path}: {error.strerror}")
 
 
-def parse_lines(data: bytes, file: Path, load: Callable[[bytes], T]) -> Iterator[T]:
-    """The records in `data`, which `file` holds; a half-written last line is passed over.
+def parse_lines(lines: Iterable[bytes], file: Path, load: Callable[[bytes], T]) -> Iterator[T]:
+    """The records in the lines of `file`; a half-written last one is passed over.
 
     Raises:
         UsageError: a line that is not a record; the message has its number.
     """
-    # What follows the last newline was being written when its run ended.
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-        if line.strip():
-            yield _parse(line, file, number, load)
+    for number, line in enumerate(lines, start=1):
+        # What follows the last newline was being written when its run ended.
+        if line.isspace() or not line.endswith(b"\n"):
+            continue
+        try:
+            found = load(line)
+        except ValueError as error:
+            reason = _reason(error)
+            raise UsageError(f"records: {file} line {number} is not a record: {reason}") from None
+        yield found
 
 
-def _parse(line: bytes, file: Path, number: int, load: Callable[[bytes], T]) -> T:
-    try:
-        return load(line)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "record"
-        reason = f"{where}: {first['msg']}"
-    except UnicodeDecodeError:
-        reason = "not UTF-8 text"
-    except ValueError as error:
-        reason = str(error)
-    raise UsageError(f"records: {file} line {number} is not a record: {reason}")
+def _reason(error: ValueError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "record"
+    return f"{where}: {first['msg']}"

@@ -89,6 +89,16 @@ def first_error(error: ValidationError) -> str:
     return f"{where}: {message}{got}"
 
 
+def label_fields(label: str) -> list[str]:
+    """The fields that a label gives.
+
+    >>> label_fields("lst[reduction=4,keep=1,2,3]")
+    ['reduction=4', 'keep=1,2,3']
+    """
+    match = _SPEC.fullmatch(label)
+    return [part.strip() for part in _FIELD.split(match[2])] if match and match[2] else []
+
+
 def _parse_spec(spec: str) -> list[tuple[str, MethodChoice]]:
     match = _SPEC.fullmatch(spec)
     if match is None:

@@ -136,11 +136,8 @@ def test_a_thinned_timeline_keeps_its_peak_and_its_phases(made_up_record):
 
 def test_a_timelines_events_count_from_the_steps_first(made_up_record):
     record = made_up_record(events=50)
-    late = [
-        point.model_copy(update={"event": point.event + 900})
-        for point in record.measurement.timeline
-    ]
-    measurement = record.measurement.model_copy(update={"timeline": tuple(late)})
+    late = [replace(point, event=point.event + 900) for point in record.measurement.timeline]
+    measurement = replace(record.measurement, timeline=tuple(late))
     (found,) = timelines(_only([record.model_copy(update={"measurement": measurement})]))
     assert found.events == tuple(range(50))
     assert found.bands[0] == (Phase.FORWARD, 0, 20)

@@ -165,7 +165,7 @@ def test_oom_on_both_sides_agrees_and_is_no_error(made_up_pair):
 
 
 def with_fit(record, fit):
-    measurement = record.measurement.model_copy(update={"fit": fit})
+    measurement = replace(record.measurement, fit=fit)
     return record.model_copy(update={"measurement": measurement})
 
 

@@ -181,6 +181,7 @@ class Auto:
             task_head=task_head,
             peft_task=self.peft_task,
             loose=projections,
+            embedding=found.get_input_embeddings(),
         )
 
 

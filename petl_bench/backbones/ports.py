@@ -90,6 +90,11 @@ class Dims:
         return self.num_key_value_heads * self.head_size
 
     @property
+    def fills_masks(self) -> bool:
+        """A language head on an encoder alone: it tells hidden tokens and generates nothing."""
+        return self.language_head and set(self.stacks) == {"encoder"}
+
+    @property
     def norm_parameters(self) -> int:
         """Entries of all norms of the stacks, final ones included."""
         if self.loose is not None:
@@ -348,16 +353,16 @@ class Ports:
     language_head: nn.Linear | None  # D -> V
     task_head: nn.Module | None = None  # new with the task, trained by every method
     loose: Mapping[str, list[nn.Module]] = field(default_factory=dict)  # without sublayers: by role
+    embedding: nn.Module | None = None  # where no stack has it
     peft_task: str  # peft's TaskType of this kind of model
     extra_input: ExtraInput | None = None
 
     @property
     def like(self) -> torch.Tensor:
-        """A parameter that has the device and dtype of what a method adds: an embedding's."""
-        if not self.stacks:
-            found = [m for modules in self.loose.values() for m in modules]
-            return next(p for m in (*found, *self.norms) for p in m.parameters())
-        return next(self.stacks[0].embedding.parameters())
+        """A parameter that has the device and dtype of what a method adds: the embedding's."""
+        embedding = self.stacks[0].embedding if self.stacks else self.embedding
+        assert embedding is not None
+        return next(embedding.parameters())
 
     @property
     def biasable(self) -> list[nn.Module]:
@@ -409,8 +414,20 @@ def run(block: nn.Module, recomputed: bool, *args: Any, **kwargs: Any) -> Any:  
     return block(*args, **kwargs)
 
 
-def add_biases(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+def like_weight(module: nn.Module, otherwise: torch.Tensor) -> torch.Tensor:
+    """What has the device and dtype that `module` computes in: its weight.
+
+    One of few bits has not: `otherwise` then, such as `Ports.like`.
+    """
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight if weight.is_floating_point() else otherwise
+
+
+def add_biases(modules: Iterable[nn.Module], like: torch.Tensor) -> list[nn.Parameter]:
     """Give each module that has none a bias of zeros, added to its output; return them all.
+
+    A bias has its weight's dtype, or that of `like` where the weight has few bits.
 
     A linear layer gets a fused one. A norm without bias gets it by a hook, so that its class
     stays the library's own.
@@ -420,9 +437,9 @@ def add_biases(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
         if getattr(module, "bias", None) is None:
-            bias = nn.Parameter(
-                torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
-            )
+            # Weights of few bits are packed, so that their shape says nothing.
+            size = module.out_features if isinstance(module, nn.Linear) else len(weight)
+            bias = nn.Parameter(like_weight(module, like).new_zeros(size))
             module.register_parameter("bias", bias)
             if not isinstance(module, nn.Linear):
                 module.register_forward_hook(_add_bias)

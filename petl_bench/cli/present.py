@@ -2,15 +2,20 @@
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    import pandas as pd
 
     from petl_bench.record import Record
+    from petl_bench.tables import Table
+    from petl_bench.tasks.record import TrainingRecord
 
 Runs = Annotated[list[Path], typer.Argument(help="Run folders, or JSON Lines files of records.")]
 
@@ -26,19 +31,18 @@ def show(
 ) -> None:
     """Print the tables of finished runs."""
     from petl_bench.errors import UsageError
-    from petl_bench.tables import summary, to_csv, to_frame, to_latex, to_markdown
+    from petl_bench.tables import to_csv, to_latex, to_markdown
 
     if markdown + latex + csv > 1:
         raise UsageError("show: --markdown, --latex and --csv exclude each other")
-    records = _read(runs)
+    frame, tables = _tables(runs, phases=phases)
     if csv:
-        sys.stdout.write(to_csv(to_frame(records)))
+        sys.stdout.write(to_csv(frame()))
     elif markdown or latex:
         render = to_latex if latex else to_markdown
-        tables = summary(records, phases=phases)
         sys.stdout.write("\n\n".join(map(render, tables)) + "\n")
     else:
-        print_tables(records, phases=phases)
+        print_rich(tables)
 
 
 def report(
@@ -47,30 +51,97 @@ def report(
         Path | None,
         typer.Option(help="The page to write.", show_default="report.html in the first folder"),
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="A folder for figures, too.", show_default="none")
+    ] = None,
 ) -> None:
     """Write one HTML page about finished runs."""
     from petl_bench.errors import UsageError
-    from petl_bench.report import write_report
 
-    records = _read(runs)
     first = runs[0] if runs[0].is_dir() else runs[0].parent
     page = out or first / "report.html"
+    command = shlex.join(["petl-bench", *sys.argv[1:]])
+    write = _write_scores if _training(runs) else _write_costs
     try:
-        write_report(records, page, command=shlex.join(["petl-bench", *sys.argv[1:]]))
+        write(runs, page, figures, command)
     except OSError as error:
-        raise UsageError(f"out: cannot write {page}: {error.strerror}") from None
+        raise UsageError(f"out: cannot write {error.filename or page}: {error.strerror}") from None
     print(page)
 
 
 def print_tables(records: "Sequence[Record]", *, phases: bool) -> None:
     """Print the records' tables to the terminal; wide ones are cut by the terminal, not by us."""
+    from petl_bench.tables import summary
+
+    print_rich(summary(records, phases=phases))
+
+
+def print_rich(tables: "Iterable[Table]") -> None:
+    """Print tables to the terminal; elsewhere in 200 columns."""
     from rich.console import Console
 
-    from petl_bench.tables import summary, to_rich
+    from petl_bench.tables import to_rich
 
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for table in summary(records, phases=phases):
+    for table in tables:
         console.print(to_rich(table))
+
+
+def _training(runs: list[Path]) -> bool:
+    """Whether `runs` are those of `train`.
+
+    Raises:
+        UsageError: some are, and some are not.
+    """
+    from petl_bench.errors import UsageError
+    from petl_bench.tasks.store import is_training
+
+    found = {is_training(run): run for run in runs}
+    if len(found) > 1:
+        raise UsageError(
+            f"records: {found[True]} holds scores and {found[False]} does not; name one kind"
+        )
+    return True in found
+
+
+def _tables(
+    runs: list[Path], *, phases: bool
+) -> "tuple[Callable[[], pd.DataFrame], Sequence[Table]]":
+    """What makes the frame, and the tables."""
+    if not _training(runs):
+        from petl_bench.tables import summary, to_frame
+
+        costs = _read(runs)
+        return partial(to_frame, costs), summary(costs, phases=phases)
+    from petl_bench.tasks import tables
+    from petl_bench.tasks.boards import averages
+    from petl_bench.tasks.rows import task_groups
+
+    scores = _read_training(runs)
+    groups = task_groups(scores)
+    found = [*map(tables.average_table, averages(groups)), *map(tables.summary, groups)]
+    return partial(tables.to_frame, scores), found
+
+
+def _write_costs(runs: list[Path], page: Path, figures: Path | None, command: str) -> None:
+    from petl_bench.plots import save_figures
+    from petl_bench.report import write_report
+
+    records = _read(runs)
+    write_report(records, page, command=command)
+    if figures is not None:
+        save_figures(records, figures)
+
+
+def _write_scores(runs: list[Path], page: Path, figures: Path | None, command: str) -> None:
+    from petl_bench.plots.score_figure import save_score_figures
+    from petl_bench.report.scores import write_score_report
+    from petl_bench.tasks.boards import boards
+
+    records = _read_training(runs)
+    write_score_report(records, page, command=command)
+    if figures is not None:
+        save_score_figures(boards(records), figures)
 
 
 def _read(runs: list[Path]) -> "list[Record]":
@@ -78,6 +149,17 @@ def _read(runs: list[Path]) -> "list[Record]":
     from petl_bench.store import latest, read_records
 
     records = latest([record for run in runs for record in read_records(run)])
+    if not records:
+        raise UsageError(f"records: {runs[0]} holds none")
+    return records
+
+
+def _read_training(runs: list[Path]) -> "list[TrainingRecord]":
+    from petl_bench.errors import UsageError
+    from petl_bench.tasks.rows import latest
+    from petl_bench.tasks.store import read_training
+
+    records = latest([record for run in runs for record in read_training(run)])
     if not records:
         raise UsageError(f"records: {runs[0]} holds none")
     return records

@@ -22,13 +22,17 @@ def train(  # noqa: PLR0917 - one parameter an option
     task: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(TASKS)}. reviews needs no network; sentence and pair are your own,"
-            " with --data.",
+            help=f"{', '.join(TASKS)}. reviews, bbc and reviews-zh come in packages; sentence and"
+            " pair are your own, with --data.",
         ),
     ] = "reviews",
     backbone: Annotated[
         str | None,
-        options.option("A folder of pretrained weights, or a hub id.", "MiniLM, of English"),
+        options.option(
+            "A folder of pretrained weights, a hub id, or out of a package: "
+            + ", ".join(dict.fromkeys(task.backbone for task in TASKS.values())),
+            "the task's",
+        ),
     ] = None,
     methods: Annotated[
         str | None, options.option("What to train, such as full,lora[r=8|32],lst.", "all")
@@ -37,7 +41,11 @@ def train(  # noqa: PLR0917 - one parameter an option
     epochs: Annotated[int | None, options.option("Times through the data.", "the task's")] = None,
     batch_size: options.BatchSize = None,
     learning_rate: Annotated[
-        float | None, options.option("At the end of the warm-up.", "each method's own")
+        str | None,
+        options.option(
+            "At the end of the warm-up: 1e-3, or by method full=1e-4,lora=2e-3.",
+            "each method's own",
+        ),
     ] = None,
     warmup_steps: Annotated[
         int | None, options.option("Steps until then.", "500, at most a tenth")
@@ -60,15 +68,19 @@ def train(  # noqa: PLR0917 - one parameter an option
     ] = False,
 ) -> None:
     """Train methods on a real task: score, memory and time of each."""
+    from rich.console import Console
+
     from petl_bench import cards, registry
-    from petl_bench.tasks import splits, weights
+    from petl_bench.tasks import rates, splits, weights
     from petl_bench.tasks import task as tasks
 
     card = cards.find(gpu or DEFAULT_CARD)
     numbers = _seeds(seeds)
+    learning_rates = rates.Rates() if learning_rate is None else rates.parse(learning_rate)
     asked_task = tasks.find(task)
-    found = weights.find(backbone)
-    loaded = splits.load(asked_task, data)
+    with Console(stderr=True).status("reading weights and data; the first time may take minutes"):
+        found = weights.find(backbone or asked_task.backbone)
+        loaded = splits.load(asked_task, data)
     from petl_bench.tasks.running import Asked, Bench
     from petl_bench.tasks.store import TrainingStore
 
@@ -77,7 +89,7 @@ def train(  # noqa: PLR0917 - one parameter an option
         epochs=epochs,
         batch_size=batch_size,
         max_steps=max_steps,
-        learning_rate=learning_rate,
+        learning_rates=learning_rates,
         warmup_steps=warmup_steps,
     )
     plan = bench.plan(methods or ",".join(registry.names()), numbers, asked)
@@ -149,24 +161,31 @@ def _run_name(plan: "list[PlannedTrial]") -> str:
 
 
 def _print(records: "list[TrainingRecord]") -> None:
-    from rich.console import Console
-
-    from petl_bench.tables import to_rich
+    from petl_bench.cli.present import print_rich
+    from petl_bench.tasks.rows import task_groups
     from petl_bench.tasks.tables import summary
 
-    Console(width=None if sys.stdout.isatty() else 200).print(to_rich(summary(records)))
+    print_rich(map(summary, task_groups(records)))
 
 
 def _write(records: "list[TrainingRecord]", folder: Path) -> None:
+    import shlex
+
     from petl_bench.errors import UsageError
-    from petl_bench.plots.score_figure import save_score_figure
+    from petl_bench.plots.score_figure import save_score_figures
+    from petl_bench.report.scores import write_score_report
     from petl_bench.tables import to_csv, to_markdown
+    from petl_bench.tasks.boards import boards
+    from petl_bench.tasks.rows import task_groups
     from petl_bench.tasks.tables import summary, to_frame
 
+    markdown = "\n".join(to_markdown(summary(group)) for group in task_groups(records))
+    command = shlex.join(["petl-bench", *sys.argv[1:]])
     try:
-        (folder / "table.md").write_text(to_markdown(summary(records)), encoding="utf-8")
+        (folder / "table.md").write_text(markdown, encoding="utf-8")
         (folder / "table.csv").write_text(to_csv(to_frame(records)), encoding="utf-8")
-        save_score_figure(records, folder / "figures")
+        save_score_figures(boards(records), folder / "figures")
+        write_score_report(records, folder / "report.html", command=command)
     except OSError as error:
         raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
-    print(f"records, tables and figure: {folder}", file=sys.stderr)
+    print(f"report: {folder / 'report.html'}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """A user's own model, simulated: to the byte, without a GPU, without a weight in RAM."""
 
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -171,8 +172,8 @@ def higher(first: PhaseMemory | None, second: PhaseMemory) -> PhaseMemory:
         return second
     top = max(first, second, key=lambda memory: memory.peak_allocated_bytes)
     reserved = max(first.peak_reserved_bytes, second.peak_reserved_bytes)
-    end = {"peak_reserved_bytes": reserved, "end_allocated_bytes": second.end_allocated_bytes}
-    return top.model_copy(update=end)
+    end = second.end_allocated_bytes
+    return replace(top, peak_reserved_bytes=reserved, end_allocated_bytes=end)
 
 
 def _at_peak(ledger: Ledger, provenance: Provenance) -> tuple[Part, ...]:

@@ -7,6 +7,7 @@ peak_figure      what each method's bytes at the peak are for
 pareto_figure    peak against parameters or throughput; point_labels names its points
 timeline_figure  a step, allocation by allocation
 fit_figures      what fits into so many bytes
+score_figure     score against memory, parameters, and what was published
 drawing          what they share
 """
 
@@ -38,7 +39,7 @@ def save_figures(records: Sequence[Record], folder: Path) -> list[Path]:
     found = groups(records)
     written: list[Path] = []
     for number, group in enumerate(found, start=1):
-        suffix = f"-{number}-{_slug(group.title)}" if len(found) > 1 else ""
+        suffix = f"-{number}-{slug(group.title)}" if len(found) > 1 else ""
         for name, draw in _drawable(group):
             written += save_figure(draw(group.records), folder / f"{name}{suffix}")
     return written
@@ -63,5 +64,6 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     return [png, svg]
 
 
-def _slug(title: str) -> str:
+def slug(title: str) -> str:
+    """`title` as a part of a file's name."""
     return re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-")

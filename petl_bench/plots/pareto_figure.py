@@ -78,8 +78,12 @@ def _scale_x(axes: Axes, group: Group, found: Sequence[Point], x: Axis) -> None:
         axes.set_xlabel(throughput_label(group))
         return
     axes.set_xlabel("trainable parameters")
-    if logarithmic(found, x):
-        places = [point.x for point in found]
+    count_axis(axes, [point.x for point in found], logarithmic=logarithmic(found, x))
+
+
+def count_axis(axes: Axes, places: Sequence[float], *, logarithmic: bool = True) -> None:
+    """Counts across, as in "1.5 M"."""
+    if logarithmic:
         wide = max(places) > 100 * min(places)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))

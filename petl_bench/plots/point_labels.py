@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -36,6 +38,7 @@ _DIRECTIONS: tuple[tuple[Side, float, float], ...] = (
 )
 _PIECES = 24  # of a sloped line
 _LEADER_POINTS = 14.0  # a label farther off than this is tied to its point by a line
+_LEADER_SHARES = [step / 12 for step in range(4, 12)]  # of its length: beyond the point itself
 _OFFSETS = [
     _Offset(side, across * reach, up * reach)
     for reach in (7.0, 11.0, 16.0, 22.0, 29.0, 37.0, 46.0, 56.0, 68.0)
@@ -60,7 +63,7 @@ def label_points(
     taken += [_around(axes, ends, 1.5) for ends in pairwise(corners)]
     taken += [box for line in slopes for ends in pairwise(line) for box in _along(axes, ends)]
     for x, y, point in sorted(found, key=lambda each: (not each[2].best, -each[1], each[0])):
-        taken.append(_place_label(axes, (x, y), point, taken))
+        taken += _place_label(axes, (x, y), point, taken)
 
 
 def _around(axes: Axes, places: Sequence[tuple[float, float]], margin: float) -> Bbox:
@@ -83,8 +86,11 @@ def _along(axes: Axes, ends: Sequence[tuple[float, float]]) -> list[Bbox]:
 
 def _place_label(
     axes: Axes, place: tuple[float, float], point: Point, taken: Sequence[Bbox]
-) -> Bbox:
-    """Write the label at the cheapest of the offsets tried; returns the room that it takes."""
+) -> list[Bbox]:
+    """Write the label at the cheapest of the offsets tried.
+
+    Returns the room that it takes, and that of the line that ties it to its point.
+    """
     label = axes.annotate(
         point.label,
         place,
@@ -106,20 +112,31 @@ def _place_label(
         bottom = up + offset.up * pixels_per_point - size.height / 2
         return Bbox.from_bounds(left, bottom, size.width, size.height).padded(1.5)
 
-    best = min(_OFFSETS, key=lambda offset: _cost(room(offset), offset, axes.bbox, taken))
+    def leader(offset: _Offset) -> list[Bbox]:
+        if max(abs(offset.across), abs(offset.up)) <= _LEADER_POINTS:
+            return []
+        span = np.array([offset.across, offset.up]) * pixels_per_point
+        ends = [np.array([across, up]) + span * share for share in _LEADER_SHARES]
+        return [Bbox([end, end]).padded(1.5) for end in ends]
+
+    extents = np.array([box.extents for box in taken])
+
+    def cost(offset: _Offset) -> float:
+        """What is covered, in square pixels, then how far the label is from its point."""
+        box = room(offset)
+        covered = sum(_shared(each, extents) for each in (box, *leader(offset)))
+        outside = box.width * box.height - _shared(box, np.array(axes.bbox.extents))
+        return 10 * covered + 50 * outside + abs(offset.across) + abs(offset.up)
+
+    best = min(_OFFSETS, key=cost)
     label.set(ha=best.side, position=(best.across, best.up))
     assert label.arrow_patch is not None
-    label.arrow_patch.set_visible(max(abs(best.across), abs(best.up)) > _LEADER_POINTS)
-    return room(best)
+    label.arrow_patch.set_visible(bool(leader(best)))
+    return [room(best), *leader(best)]
 
 
-def _cost(room: Bbox, offset: _Offset, inside: Bbox, taken: Sequence[Bbox]) -> float:
-    """What is covered, in square pixels, then how far the label is from its point."""
-    covered = sum(_shared(room, other) for other in taken)
-    outside = room.width * room.height - _shared(room, inside)
-    return 10 * covered + 50 * outside + abs(offset.across) + abs(offset.up)
-
-
-def _shared(one: Bbox, other: Bbox) -> float:
-    shared = Bbox.intersection(one, other)
-    return 0.0 if shared is None else float(shared.width * shared.height)
+def _shared(room: Bbox, others: npt.NDArray[np.float64]) -> float:
+    """Square pixels that `room` shares with others: left, bottom, right and top, [..., 4]."""
+    across = np.minimum(room.x1, others[..., 2]) - np.maximum(room.x0, others[..., 0])
+    up = np.minimum(room.y1, others[..., 3]) - np.maximum(room.y0, others[..., 1])
+    return float(np.sum(np.maximum(across, 0.0) * np.maximum(up, 0.0)))

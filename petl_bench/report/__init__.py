@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from petl_bench.record import Environment, Origin, Record, Status
+from petl_bench.record import Origin, Record, Status
 from petl_bench.report.charts import (
     FRONTIER,
     Chart,
@@ -18,10 +18,10 @@ from petl_bench.report.charts import (
     timeline_charts,
 )
 from petl_bench.report.page import render, write_whole
+from petl_bench.report.place import environment_rows, when
 from petl_bench.report.reproduction import explain_command, run_command
 from petl_bench.series import Axis, throughput_label
 from petl_bench.tables import (
-    ABSENT,
     Group,
     Table,
     category_peaks,
@@ -134,7 +134,7 @@ def _render(records: Sequence[Record], command: str) -> str:
         comparison=_comparison(records, charts),
         how=_how(records),
         command=command,
-        when=_when(records),
+        when=when(record.created for record in records),
     )
 
 
@@ -225,19 +225,8 @@ def _failures(group: Group) -> list[tuple[str, str]]:
 def _environment_rows(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """A row a field, with the value in each of the distinct environments."""
     distinct = list({record.environment.model_dump_json(): record for record in records}.values())
-    rows = [("origin", [record.origin.value for record in distinct])]
-    for name in Environment.model_fields:
-        texts = [_environment_text(name, getattr(record.environment, name)) for record in distinct]
-        rows.append((name.removesuffix("_bytes").replace("_", " "), texts))
-    return rows
-
-
-def _environment_text(name: str, value: str | int | bool | None) -> str:  # noqa: FBT001
-    if value is None or value == "":
-        return ABSENT
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return format_bytes(int(value)) if name.endswith("_bytes") else str(value)
+    origins = [record.origin.value for record in distinct]
+    return [("origin", origins), *environment_rows(record.environment for record in distinct)]
 
 
 def _how(records: Sequence[Record]) -> list[str]:
@@ -253,10 +242,3 @@ def _how(records: Sequence[Record]) -> list[str]:
     if rooms:
         sentences.append(_FIT.format(rooms=", ".join(rooms)))
     return [*sentences, _COUNTERS]
-
-
-def _when(records: Sequence[Record]) -> str:
-    """The time in which the records were made."""
-    first, last = (pick(record.created for record in records) for pick in (min, max))
-    texts = [moment.strftime("%Y-%m-%d %H:%M %Z").strip() for moment in (first, last)]
-    return " to ".join(dict.fromkeys(texts))

@@ -8,18 +8,22 @@ const COARSE = matchMedia("(pointer: coarse)").matches; // fingers, not a mouse
 
 function theme() {
   const style = getComputedStyle(document.documentElement);
-  const names = ["card", "ink", "faded", "line", "accent", "beaten"];
+  const series = [...Array(8).keys()].map((number) => `series${number}`);
+  const names = ["card", "ink", "faded", "line", "accent", "beaten", ...series];
   return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 
 function themedTrace(trace, colours) {
   if (trace.meta === "band") return { ...trace, line: { ...trace.line, color: colours.card } };
-  const colour = { frontier: "accent", best: "accent", beaten: "beaten" }[trace.meta];
+  const roles = { frontier: "accent", best: "accent", beaten: "beaten", published: "faded" };
+  const colour = colours[roles[trace.meta] ?? trace.meta];
   if (!colour) return trace;
   const themed = structuredClone(trace);
-  themed.marker = { ...trace.marker, color: colours[colour] };
-  themed.line = { ...trace.line, color: colours[colour] };
-  themed.textfont = { color: colours[trace.meta === "best" ? "ink" : "faded"], size: 12 };
+  themed.marker = { ...trace.marker, color: colour };
+  themed.line = { ...trace.line, color: colour };
+  if (trace.error_y) themed.error_y = { ...trace.error_y, color: colour };
+  const faded = trace.meta === "beaten" || trace.meta === "published";
+  themed.textfont = { color: colours[faded ? "faded" : "ink"], size: 12 };
   return themed;
 }
 
@@ -55,7 +59,23 @@ const PLACES = [
 ];
 
 function hasLabels(trace) {
-  return trace.mode === "markers+text";
+  return trace.mode?.endsWith("markers+text");
+}
+
+function between(from, to, margin) {
+  return {
+    left: Math.min(from.x, to.x) - margin, right: Math.max(from.x, to.x) + margin,
+    top: Math.min(from.y, to.y) - margin, bottom: Math.max(from.y, to.y) + margin,
+  };
+}
+
+// Boxes small enough to follow a sloped line.
+function along(from, to) {
+  const pieces = Math.max(1, Math.ceil(Math.min(Math.abs(to.x - from.x), Math.abs(to.y - from.y)) / 6));
+  const at = (step) => ({
+    x: from.x + ((to.x - from.x) * step) / pieces, y: from.y + ((to.y - from.y) * step) / pieces,
+  });
+  return [...Array(pieces).keys()].map((step) => between(at(step), at(step + 1), 1));
 }
 
 function labelBox(point, width, [, across, down]) {
@@ -76,15 +96,18 @@ function labelledTraces(div, data) {
   pen.font = `12px ${getComputedStyle(document.body).fontFamily}`;
   const decoder = document.createElement("textarea"); // decodes entities, and makes no elements
   const found = data.filter(hasLabels).flatMap((trace) => trace.x.map((x, at) => ({
-    trace, at, x: xaxis.d2p(x), y: yaxis.d2p(trace.y[at]), best: trace.meta === "best",
+    trace, at, x: xaxis.d2p(x), y: yaxis.d2p(trace.y[at]),
+    best: trace.meta === "best" || trace.customdata[at][4] === true,
   })));
   const taken = found.map(({ x, y }) => ({ left: x - 6, right: x + 6, top: y - 6, bottom: y + 6 }));
-  for (const { x, y } of data.filter(({ meta }) => meta === "frontier")) {
-    for (let at = 1; at < x.length; at += 1) {
-      const [left, right] = [xaxis.d2p(x[at - 1]), xaxis.d2p(x[at])].sort((a, b) => a - b);
-      const [top, bottom] = [yaxis.d2p(y[at - 1]), yaxis.d2p(y[at])].sort((a, b) => a - b);
-      taken.push({ left: left - 1, right: right + 1, top: top - 1, bottom: bottom + 1 });
+  for (const { x, y, mode, error_y: bars } of data) {
+    const places = x.map((each, at) => ({ x: xaxis.d2p(each), y: yaxis.d2p(y[at]) }));
+    if (mode.startsWith("lines")) {
+      for (let at = 1; at < places.length; at += 1) taken.push(...along(places[at - 1], places[at]));
     }
+    bars?.array.forEach((spread, at) => taken.push(between(
+      { x: places[at].x, y: yaxis.d2p(y[at] - spread) }, { x: places[at].x, y: yaxis.d2p(y[at] + spread) }, 2,
+    )));
   }
   const labelled = new Map(data.filter(hasLabels).map((trace) => [
     trace, { ...trace, text: trace.x.map(() => ""), textposition: trace.x.map(() => PLACES[0][0]) },

@@ -1,12 +1,15 @@
 """Commands that ask a record's question again."""
 
 import shlex
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from petl_bench import backbones
 from petl_bench.case import Backbone, Frozen, Workload
 from petl_bench.record import Origin, Record
+from petl_bench.tasks import packaged
+from petl_bench.tasks.rows import Row, TaskGroup
 
 _BACKBONE_OPTIONS = {"dtype": "--dtype", "attention": "--attention", "quantize": "--quantize"}
 _WORKLOAD_OPTIONS = {
@@ -53,6 +56,38 @@ def explain_command(record: Record) -> str:
     if record.environment.emulates:
         words += ["--emulate", record.environment.emulates]
     return shlex.join([*words, "--html", "step.html"])
+
+
+def train_commands(group: TaskGroup) -> list[str]:
+    """The commands that train the group again: one a recipe, learning rates by method."""
+    members: dict[tuple[int, ...], list[Row]] = {}
+    rates: Counter[tuple[int | str, ...]] = Counter()
+    for row in group.rows:
+        recipe = row.recipe
+        key = recipe.batch_size, recipe.steps, recipe.warmup_steps
+        # A command has one rate a method: the second goes into the second command.
+        members.setdefault((*key, rates[*key, row.label]), []).append(row)
+        rates[*key, row.label] += 1
+    return [_train_command(group, rows) for rows in members.values()]
+
+
+def _train_command(group: TaskGroup, rows: list[Row]) -> str:
+    trial, recipe = group.records[0].trial, rows[0].recipe
+    words = ["petl-bench", "train", "--task", trial.task]
+    name = trial.backbone.name
+    words += ["--backbone", name if name in packaged.BACKBONES else f"path/to/{name}"]
+    if trial.task not in packaged.DATA:
+        words += ["--data", f"path/to/{trial.task}"]
+    seeds = dict.fromkeys(str(r.trial.seed) for row in rows for r in (*row.done, *row.others))
+    words += ["--methods", ",".join(dict.fromkeys(row.label for row in rows))]
+    words += ["--seeds", ",".join(seeds), "--batch-size", str(recipe.batch_size)]
+    epochs, rest = divmod(recipe.steps, -(-trial.data.train_examples // recipe.batch_size))
+    words += ["--epochs", str(epochs + bool(rest))]
+    if rest:
+        words += ["--max-steps", str(recipe.steps)]
+    rates = dict.fromkeys(f"{row.label}={row.recipe.learning_rate}" for row in rows)
+    words += ["--warmup-steps", str(recipe.warmup_steps), "--learning-rate", ",".join(rates)]
+    return shlex.join(words)
 
 
 def _case_options(record: Record) -> list[str]:

@@ -26,7 +26,7 @@ def finding(group: Group) -> str:
         return f"{needs}; no other method finished."
     if size >= whole:
         return f"No method saves memory: {needs}, full fine-tuning {format_bytes(whole)}."
-    return _saving_sentence(Row(least, baseline), whole)
+    return _saving_sentence(Row(least, whole), whole)
 
 
 def _saving_sentence(row: Row, whole: int) -> str:

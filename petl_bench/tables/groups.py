@@ -7,7 +7,7 @@ workload) of the same place (origin, device), and savings are taken within a gro
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from petl_bench.case import BASELINE_METHOD, Backbone, Workload
+from petl_bench.case import BASELINE_METHOD, Backbone, Frozen, Workload
 from petl_bench.record import Origin, Record
 
 
@@ -62,9 +62,10 @@ class Group:
 
 def groups(records: Iterable[Record]) -> list[Group]:
     """`records` split into comparable groups, in order of first appearance."""
+    key_of = GroupKeys()
     members: dict[tuple[str, ...], list[Record]] = {}
     for record in records:
-        members.setdefault(group_key(record), []).append(record)
+        members.setdefault(key_of(record), []).append(record)
     return [
         Group(
             origin=first.origin,
@@ -78,11 +79,22 @@ def groups(records: Iterable[Record]) -> list[Group]:
     ]
 
 
-def group_key(record: Record) -> tuple[str, ...]:
-    """What the records of a group have in common."""
-    case = record.case
-    question = case.backbone.model_dump_json(), case.workload.model_dump_json()
-    return record.origin, record.environment.place, *question
+class GroupKeys:
+    """What the records of a group have in common; what they share as an object is written once."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, tuple[Frozen, str]] = {}  # by identity, and so kept alive
+
+    def __call__(self, record: Record) -> tuple[str, ...]:
+        """Equal for records that may be compared."""
+        case = record.case
+        question = self._text(case.backbone), self._text(case.workload)
+        return record.origin, record.environment.place, *question
+
+    def _text(self, part: Frozen) -> str:
+        if id(part) not in self._texts:
+            self._texts[id(part)] = part, part.model_dump_json()
+        return self._texts[id(part)][1]
 
 
 def is_baseline(record: Record) -> bool:

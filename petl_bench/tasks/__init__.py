@@ -7,10 +7,14 @@ packages   data and weights that installed packages hold
 hub        data by its id on the Hugging Face hub
 splits     train, validation and test of a task, wherever they come from
 metrics    scores by scikit-learn and SciPy
+rates      learning rates, method by method
 weights    a pretrained backbone's folder
 record     one method trained with one seed: the question and the answer
 store      such records in a file
+energy     joules by NVML
 training   THE training run, by transformers' Trainer
 running    a plan to records
+rows       records that may be compared; a method's seeds together
+boards     where each method stands, on a task or on average
 tables     records to tables
 """

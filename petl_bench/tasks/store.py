@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from petl_bench.lines import LineFile
+from petl_bench.errors import UsageError
+from petl_bench.lines import LineFile, parse_lines
 from petl_bench.record import Environment, Status
 from petl_bench.tasks.record import TrainingRecord
 
@@ -52,3 +53,22 @@ class TrainingStore:
             if record.status is not Status.ERROR and expected == Expected.of(record):
                 return record
         return None
+
+
+def is_training(path: Path) -> bool:
+    """Whether `path` is a run of `train`: its folder, or its file."""
+    return path.name == FILE_NAME or (path / FILE_NAME).is_file()
+
+
+def read_training(path: Path) -> list[TrainingRecord]:
+    """The records in `path`, a folder or a file; a half-written last line is passed over.
+
+    Raises:
+        UsageError: no such file, or a line that is not a record; the message has its number.
+    """
+    file = path / FILE_NAME if path.is_dir() else path
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"records: cannot read {file}: {error.strerror}") from None
+    return list(parse_lines(data, file, TrainingRecord.model_validate_json))

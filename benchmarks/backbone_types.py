@@ -29,9 +29,10 @@ from transformers.models.auto import modeling_auto
 from petl_bench import cards
 from petl_bench.environment import simulated_environment
 from petl_bench.errors import UsageError
+from petl_bench.jobs import Task
 from petl_bench.record import Origin, Status
 from petl_bench.suite import Suite
-from petl_bench.worker import Task, run_task
+from petl_bench.worker import run_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
 METHODS = ("full", "lora", "lst")

@@ -5,6 +5,7 @@ parameters that the closed forms give exactly. Then the ports of the one they re
 """
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,12 +76,10 @@ def bert_like(model: nn.Module) -> Ports | None:
     if norm.weight.shape != (config["hidden_size"],):  # embeddings that are widened afterwards
         return None
     likely = bert.dims(bert.normalise(config), pooler=False, head_layers=1)
-    dims = Dims(
-        **vars(likely)
-        | {
-            "outside_parameters": _count(base) - _count(base.encoder),
-            "task_head_parameters": _count(model) - _count(base),
-        }
+    dims = replace(
+        likely,
+        outside_parameters=_count(base) - _count(base.encoder),
+        task_head_parameters=_count(model) - _count(base),
     )
     if not _agrees(dims, "encoder", base, layers):
         return None

@@ -1,6 +1,6 @@
 """Every type of peft's on one backbone, simulated: writes docs/peft.md.
 
-python benchmarks/peft_methods.py [TYPE ...]
+python benchmarks/peft_methods.py [TYPE ...]    only those, the other rows stay
 
 A type has a process of its own, so that seconds and RAM are its own; both are of the simulation,
 not of what is simulated. Seconds are the processor's, so that they do not depend on what else the
@@ -9,11 +9,13 @@ machine does.
 
 import json
 import os
+import re
 import resource
 import sys
 import time
 import warnings
 from collections.abc import Mapping
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +26,11 @@ import transformers
 from petl_bench import cards, registry
 from petl_bench.environment import simulated_environment
 from petl_bench.errors import UsageError
+from petl_bench.jobs import Task
 from petl_bench.record import Origin, Record, Status
 from petl_bench.suite import Suite
 from petl_bench.units import KIB, format_bytes, format_count
-from petl_bench.worker import Task, run_task
+from petl_bench.worker import run_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "peft.md"
 AXES: Mapping[str, Mapping[str, list[Any]]] = {
@@ -49,15 +52,17 @@ Llama-3.2-3B, bf16 with peft's casts, sdpa, batch 4, 768 tokens, AdamW, simulate
 ({versions}). {done} of {all} types run; {quick} of them take less than {quick_s} seconds of
 processor time, none more than {ram} of RAM. Written by `python benchmarks/peft_methods.py`.
 
-Seconds leave out importing the libraries. What CUDA's libraries allocate for themselves is not
-counted: cuFFT's plans (C3A, FourierFT), cuSOLVER's workspaces (BOFT, PSOFT), the scratch of sorts
-and of indexing by a mask (VB-LoRA, WaveFT, Uni-LoRA, Supertuning, Poly). A mask of a method's is
-taken to choose everything.
+Seconds leave out importing the libraries. {notes}
 
 | method | trainable | peak allocated | seconds | RAM | why not |
 |---|---:|---:|---:|---:|---|
 {rows}
 """
+NOTES = """\
+What CUDA's libraries allocate for themselves is not
+counted: cuFFT's plans (C3A, FourierFT), cuSOLVER's workspaces (BOFT, PSOFT), the scratch of sorts
+and of indexing by a mask (VB-LoRA, WaveFT, Uni-LoRA, Supertuning, Poly). A mask of a method's is
+taken to choose everything."""
 CARD = cards.find(cards.DEFAULT_CARD)
 
 
@@ -112,30 +117,37 @@ def row(name: str, found: Mapping[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def page(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    done = [found for found in rows.values() if "reason" not in found]
-    quick = [found for found in done if found["seconds"] < QUICK_S]
+def page(rows: Mapping[str, str]) -> str:
+    done = [cells for cells in map(str.split, rows.values(), repeat("|")) if not cells[-2].strip()]
+    quick = [cells for cells in done if float(cells[4]) < QUICK_S]
     return PAGE_TEXT.format(
         done=len(done),
         all=len(rows),
-        quick=len(quick),
+        quick="all" if len(quick) == len(done) else len(quick),
         quick_s=QUICK_S,
-        ram=format_bytes(max(found["ram_bytes"] for found in done)),
+        ram=max((cells[5].strip() for cells in done), key=lambda size: float(size.split()[0])),
         card=CARD.name,
         versions=f"torch {torch.__version__}, transformers {transformers.__version__}, "
         f"peft {peft.__version__}",
-        rows="\n".join(row(name, found) for name, found in rows.items()),
+        notes=NOTES,
+        rows="\n".join(rows.values()),
     )
 
 
+def rows_of(text: str) -> dict[str, str]:
+    """The table's rows as they stand on the page, by method."""
+    found = re.findall(r"^\| `(peft:\w+)` \|.*$", text, re.MULTILINE)
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return dict(zip(found, lines, strict=True))
+
+
 def main() -> None:
-    names = [f"peft:{kind}" for kind in sys.argv[1:]] or list(registry.names("peft"))
-    rows = {}
-    for name in names:
-        rows[name] = in_a_process(name)
-        print(row(name, rows[name]), flush=True)
-    if len(sys.argv) == 1:
-        PAGE.write_text(page(rows), encoding="utf-8")
+    known = rows_of(PAGE.read_text(encoding="utf-8")) if sys.argv[1:] else {}
+    for name in [f"peft:{kind}" for kind in sys.argv[1:]] or registry.names("peft"):
+        known[name] = row(name, in_a_process(name))
+        print(known[name], flush=True)
+    rows = {name: known[name] for name in registry.names("peft") if name in known}
+    PAGE.write_text(page(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from petl_bench import branches
-from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.backbones.ports import Dims, Ports, like_weight
 from petl_bench.method import LayeredConfig, Method, freeze, leaves_a_layer, needs_ports
 
 _AFTER = {
@@ -72,7 +72,7 @@ def attach(model: nn.Module, ports: Ports, config: AdapterConfig) -> nn.Module:
     branches.hang(
         ports,
         _AFTER[config.placement],
-        lambda output: Bottleneck(D, config.width(D), output.weight),
+        lambda output: Bottleneck(D, config.width(D), like_weight(output, ports.like)),
     )
     if config.norms:
         for norm in ports.norms:

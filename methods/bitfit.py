@@ -38,7 +38,7 @@ def attach(model: nn.Module, ports: Ports, config: BitFitConfig) -> nn.Module:
         if config.terms == "all-biases":
             others = () if ports.extra_input is None else ports.extra_input.norms
             modules = list(dict.fromkeys([*modules, *ports.norms, *others]))
-        trained = add_biases(modules)
+        trained = add_biases(modules, ports.like)
     if not trained:
         raise ValueError(f"bitfit: no {config.terms} in this backbone")
     for parameter in trained:

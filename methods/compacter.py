@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from petl_bench import branches
-from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.backbones.ports import Dims, Ports, like_weight
 from petl_bench.method import Method, MethodConfig, freeze, needs_ports
 
 _AFTER = {
@@ -99,7 +99,9 @@ def attach(model: nn.Module, ports: Ports, config: CompacterConfig) -> nn.Module
     branches.hang(
         ports,
         _AFTER[config.placement],
-        lambda output: HypercomplexBottleneck(D, m, config.rank, rule, output.weight),
+        lambda output: HypercomplexBottleneck(
+            D, m, config.rank, rule, like_weight(output, ports.like)
+        ),
     )
     if config.norms:
         for norm in ports.norms:

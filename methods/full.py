@@ -14,10 +14,10 @@ class FullConfig(MethodConfig):
 
 
 def attach(model: nn.Module, ports: Ports, config: FullConfig) -> nn.Module:
-    """The backbone itself, all of it trainable."""
+    """The backbone itself, all of it trainable but for weights of few bits, which only infer."""
     del ports, config
     for parameter in model.parameters():
-        parameter.requires_grad = True
+        parameter.requires_grad = parameter.is_floating_point()
     return model
 
 

@@ -12,7 +12,9 @@ from typing import Literal
 from pydantic import Field, field_validator
 from torch import nn
 
+from petl_bench.backbones import FAMILIES
 from petl_bench.backbones.ports import Dims, Ports, add_biases
+from petl_bench.case import Backbone
 from petl_bench.method import LayeredConfig, Method, leaves_a_layer
 from petl_bench.peft_methods.attaching import get_peft_model
 
@@ -34,6 +36,12 @@ class LoraConfig(LayeredConfig):
         return value
 
 
+def fit(backbone: Backbone, config: LoraConfig) -> LoraConfig:
+    """Where queries, keys and values are one projection, that one is the target."""
+    dims = FAMILIES[backbone.family].dims(backbone.config)
+    return config.model_copy(update={"targets": dims.nearest(config.targets)})
+
+
 def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
     """Peft's model with an update beside every target projection."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
@@ -46,7 +54,7 @@ def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
     names = {module: name for name, module in model.named_modules()}
     biases: list[nn.Parameter] = []
     if config.biases == "all":
-        biases += add_biases(ports.biasable)
+        biases += add_biases(ports.biasable, ports.like)
         biases += [p for table in ports.position_tables for p in table.parameters()]
     lora = get_peft_model(
         model,
@@ -91,4 +99,5 @@ METHOD = Method(
     attach=attach,
     trainable_parameters=trainable_parameters,
     unsupported=unsupported,
+    fit=fit,
 )

@@ -9,7 +9,9 @@ Source: Zhang et al. 2023, arXiv:2308.03303, section 3.1.
 from pydantic import Field, field_validator
 from torch import nn
 
+from petl_bench.backbones import FAMILIES
 from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.case import Backbone
 from petl_bench.method import Method, MethodConfig
 from petl_bench.peft_methods.attaching import get_peft_model
 
@@ -28,6 +30,12 @@ class LoraFaConfig(MethodConfig):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(","))
         return value
+
+
+def fit(backbone: Backbone, config: LoraFaConfig) -> LoraFaConfig:
+    """Where queries, keys and values are one projection, that one is the target."""
+    dims = FAMILIES[backbone.family].dims(backbone.config)
+    return config.model_copy(update={"targets": dims.nearest(config.targets)})
 
 
 def attach(model: nn.Module, ports: Ports, config: LoraFaConfig) -> nn.Module:
@@ -78,4 +86,5 @@ METHOD = Method(
     attach=attach,
     trainable_parameters=trainable_parameters,
     unsupported=unsupported,
+    fit=fit,
 )

@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from petl_bench.backbones.ports import Dims, Ports, SublayerKind
-from petl_bench.method import Method, MethodConfig, freeze, needs_ports
+from petl_bench.method import Method, MethodConfig, checkpoint_layers, freeze, needs_ports
 
 
 class PrefixConfig(MethodConfig):
@@ -55,27 +55,65 @@ class PrefixedModel(nn.Module):
         self.writers = nn.ModuleDict(writers)
         self.register_buffer("token_ids_P", token_ids_P, persistent=False)
         self._attentions = attentions  # of each writer, by layer
+        self.recomputed = False  # whether layers run again in backward
 
     def forward(self, **batch: torch.Tensor) -> Any:
         """What the backbone returns, with prefixes in its attentions."""
         with self._prefixes():
             return self.backbone(**batch)
 
+    def generate(self, **inputs: Any) -> Any:
+        """The backbone's `generate`; a cache keeps the tokens' keys alone."""
+        backbone: Any = self.backbone
+        with self._prefixes():
+            return backbone.generate(**inputs)
+
+    @property
+    def generation_config(self) -> Any:
+        """The backbone's."""
+        backbone: Any = self.backbone
+        return backbone.generation_config
+
     @contextmanager
     def _prefixes(self) -> Iterator[None]:
-        """Give every attention its prefix for one pass."""
-        given: list[Any] = []
+        """Give every attention its prefix for one pass, and for what is recomputed of it."""
         try:
             for group, writer in self.writers.items():
                 attentions = self._attentions[group]
-                layers = writer(self.token_ids_P).chunk(len(attentions), dim=-1)  # [P, 2 H K] each
+                written = writer(self.token_ids_P)
+                if self.recomputed and written.requires_grad:
+                    # Its gradient is whole when no layer of the group is to run again.
+                    written.register_hook(partial(_take_away, attentions))
+                layers = written.chunk(len(attentions), dim=-1)  # [P, 2 H K] each
                 for attention, layer in zip(attentions, layers, strict=True):
-                    given.append(attention)
-                    attention.prefix = layer
+                    vars(attention)[_PREFIX] = layer
+                del written, layers, layer
             yield
-        finally:
-            for attention in given:
-                del attention.prefix
+        except BaseException:
+            self._take_all_away()
+            raise
+        if not (self.recomputed and torch.is_grad_enabled()):
+            self._take_all_away()
+
+    def _take_all_away(self) -> None:
+        for attentions in self._attentions.values():
+            _take_away(attentions)
+
+
+_PREFIX = "prefix"
+
+
+def _take_away(attentions: list[nn.Module], *gradient: torch.Tensor) -> None:
+    del gradient
+    for attention in attentions:
+        vars(attention).pop(_PREFIX, None)
+
+
+def checkpoint(model: nn.Module) -> None:
+    """Layers run again in backward, their prefixes beside them."""
+    assert isinstance(model, PrefixedModel)
+    checkpoint_layers(model.backbone)
+    model.recomputed = True
 
 
 def attend(
@@ -174,4 +212,5 @@ METHOD = Method(
     attach=attach,
     trainable_parameters=trainable_parameters,
     unsupported=needs_ports,
+    checkpoint=checkpoint,
 )

@@ -27,7 +27,8 @@ from pydantic import Field
 from torch import nn
 
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.method import Method, MethodConfig, freeze, needs_ports
+from petl_bench.errors import UsageError
+from petl_bench.method import Method, MethodConfig, checkpoint_layers, freeze, needs_ports
 
 
 class TheseusConfig(MethodConfig):
@@ -83,8 +84,26 @@ class TheseusModel(nn.Module):
     def forward(self, **batch: torch.Tensor) -> Any:
         """What the backbone returns, with its layers as drawn for this pass."""
         replaced = self.draw() if self.training else [True] * self._modules_count
-        with self._replacing(replaced):
+        with self.replacing(replaced):
             return self.backbone(**batch)
+
+    def generate(self, **inputs: Any) -> Any:
+        """The backbone's `generate`, all modules replaced: what the method is for."""
+        backbone: Any = self.backbone
+        with self.replacing([True] * self._modules_count):
+            return backbone.generate(**inputs)
+
+    @property
+    def generation_config(self) -> Any:
+        """The backbone's."""
+        backbone: Any = self.backbone
+        return backbone.generation_config
+
+    def checkpoint(self) -> None:
+        """Let predecessors and successors run again in backward."""
+        for replaced in (True, False):  # a backbone reaches the layers that it holds
+            with self.replacing([replaced] * self._modules_count):
+                checkpoint_layers(self.backbone)
 
     def draw(self) -> list[bool]:
         """Whether each module, in the order they run, is replaced in the next training step."""
@@ -102,7 +121,8 @@ class TheseusModel(nn.Module):
                 return drawn
 
     @contextmanager
-    def _replacing(self, replaced: list[bool]) -> Iterator[None]:
+    def replacing(self, replaced: list[bool]) -> Iterator[None]:
+        """Inside, the backbone runs successors and predecessors as said, a flag a module."""
         draws = iter(replaced)
         try:
             for stack in self._stacks:
@@ -125,12 +145,25 @@ def _compressed(model: nn.Module, layers: Sequence[nn.Module], group: int) -> Co
 
 
 def attach(model: nn.Module, ports: Ports, config: TheseusConfig) -> nn.Module:
-    """Freeze the backbone and copy its first layers as successors."""
+    """Freeze the backbone and copy its first layers as successors.
+
+    Raises:
+        UsageError: the layers have few bits a weight, so that no copy of them trains.
+    """
+    weights = (parameter for layer in ports.stacks[0].layers for parameter in layer.parameters())
+    if not all(weight.is_floating_point() for weight in weights):
+        raise UsageError("successors are copies of layers, and weights of few bits do not train")
     freeze(model, keep=ports.task_head)
     stacks = [_compressed(model, stack.layers, config.group) for stack in ports.stacks]
     for stack in stacks:
         stack.successors.requires_grad_(requires_grad=True)
     return TheseusModel(model, stacks, config)
+
+
+def checkpoint(model: nn.Module) -> None:
+    """Layers of both kinds run again in backward."""
+    assert isinstance(model, TheseusModel)
+    model.checkpoint()
 
 
 def trainable_parameters(dims: Dims, config: TheseusConfig) -> int:
@@ -161,4 +194,5 @@ METHOD = Method(
     attach=attach,
     trainable_parameters=trainable_parameters,
     unsupported=unsupported,
+    checkpoint=checkpoint,
 )

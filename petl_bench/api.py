@@ -9,6 +9,7 @@ print(petl_bench.simulate(build, (256, 784), loss=loss, gpu="t4"))
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +28,8 @@ from petl_bench.suite import Suite, load_suite
 from petl_bench.tables import to_frame
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from torch import nn
 
     from petl_bench.own.batches import Batch
@@ -107,24 +110,31 @@ def run(
     profiler: Literal["simulated", "cuda"] = "simulated",
     gpu: str = cards.DEFAULT_CARD,
     out: str | PathLike[str] | None = None,
+    executor: "str | Executor" = "local",
+    lanes: int | None = None,
 ) -> list[Record]:
     """The records of a suite, or of the suite in a TOML file, each in a worker process.
 
     With `out`, a folder, they are stored as they come, and the same call goes on from there.
+    `executor` is "local", "ray" or "slurm", with so many `lanes` at once; or any executor of
+    the standard interface that runs functions where petl_bench is installed.
 
     Raises:
         UsageError: a field or value that does not exist; a folder that cannot be written.
     """
+    from petl_bench.executors import start  # noqa: PLC0415 - only here
     from petl_bench.runner import Runner  # noqa: PLC0415 - imports the backbones, and so torch
 
     plan = (suite if isinstance(suite, Suite) else load_suite(Path(suite))).plan()
     if profiler not in {"simulated", "cuda"}:
         raise UsageError(f"profiler: {profiler!r} is not one of simulated, cuda")
     origin = Origin.MEASURED if profiler == "cuda" else Origin.SIMULATED
-    runner = Runner(origin=origin, card=cards.find(gpu))
-    with TemporaryDirectory() as folder:
-        store = Store(Path(out) if out is not None else Path(folder))
-        return list(runner.run(plan, store, lambda *_: None))
+    with ExitStack() as stack:
+        folder = Path(out if out is not None else stack.enter_context(TemporaryDirectory()))
+        if isinstance(executor, str):
+            executor = stack.enter_context(start(executor, lanes, origin, folder))
+        runner = Runner(origin=origin, card=cards.find(gpu), executor=executor)
+        return list(runner.run(plan, Store(folder), lambda *_: None))
 
 
 def read(path: str | PathLike[str]) -> list[Record]:

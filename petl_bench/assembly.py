@@ -71,7 +71,7 @@ def assemble(case: Case, device: torch.device) -> Trainee:
         backbone = family.build(case.backbone)
         backbone_parameters = _count(backbone)
         if case.backbone.quantize is not None:
-            quantise(backbone, case.backbone.quantize)
+            quantise(backbone, case.backbone.quantize, family.ports(backbone).task_head)
         # Weak: a module that the method throws away must not stay in memory for its name.
         names = WeakKeyDictionary({module: name for name, module in backbone.named_modules()})
         ports = family.ports(backbone)

@@ -16,31 +16,49 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple, TypeGuard
+from unittest.mock import patch
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from petl_bench.garbage import collection_paused
 
 aten = torch.ops.aten
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 SMALL_BYTES = 65_536  # of what is kept for the next question
 LARGE = 1_000_000  # elements of a matrix that takes seconds to factorise
+_NUMBERS = {bool, int, float}
+TOLD_BYTES = 1 << 24  # likewise, where it was asked for
+KNOWN_BYTES = 512
+_SEEDS = 1 << 31
 STANDARD_DEVIATION = 0.02  # of what stands for weights, as transformers draws them
+
+
+KNOWN: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""What was in small tensors that have no data any more, by the tensor."""
 
 
 @contextmanager
 def deferred_values() -> Iterator[None]:
     """In this scope what code makes on the CPU has no data, but answers questions about it."""
-    with _Recorder(), META, _Pretence():
+    recorder = _Recorder()
+    seeding = patch.object(torch, "manual_seed", recorder.seeded(torch.manual_seed))
+    with collection_paused(), seeding, recorder, META, _Pretence(recorder):
         yield
 
 
 def without_data(model: nn.Module) -> None:
-    """Put the tensors of `model` that hold data on the meta device, ties kept."""
+    """Put the parameters and buffers of `model` that hold data on the meta device, ties kept.
+
+    What a few whole numbers among them were, sizes and places, stays in `KNOWN`. Other tensors
+    that its modules have are left on the host when a model moves: they become tensors there.
+    """
     moved: dict[torch.Tensor, torch.Tensor] = {}
     for module in model.modules():
         by_kind: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # noqa: SLF001
@@ -53,7 +71,21 @@ def without_data(model: nn.Module) -> None:
                     if isinstance(tensor, nn.Parameter):
                         twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
                     moved[tensor] = twin
+                    if not tensor.is_floating_point() and tensor.nbytes <= KNOWN_BYTES:
+                        KNOWN[twin] = tensor.detach()
                 tensors[name] = moved[tensor]
+    _leave_on_host(model)
+
+
+def _leave_on_host(model: nn.Module) -> None:
+    """Make tensors of the host of those that a model does not move with it."""
+    movable = {_address(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    for module in model.modules():
+        for held in [vars(module), *(v for v in vars(module).values() if type(v) is dict)]:
+            for name, value in held.items():
+                stays = isinstance(value, torch.Tensor) and _address(value) not in movable
+                if stays and value.is_meta:
+                    held[name] = torch.zeros_like(value, device=CPU)
 
 
 # --- the CPU that is not there ------------------------------------------------------------------
@@ -61,6 +93,10 @@ def without_data(model: nn.Module) -> None:
 
 class _Pretence(TorchFunctionMode):
     """Says "cpu" where it is "meta", and takes "cpu" for it."""
+
+    def __init__(self, recorder: "_Recorder") -> None:
+        super().__init__()
+        self._recorder = recorder
 
     def __torch_function__(
         self,
@@ -70,6 +106,8 @@ class _Pretence(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         del types
+        if func is torch.Tensor.__setitem__ and self._recorder.notes(*args):
+            return None
         options = dict(kwargs or {})
         if func in _GETTERS:
             return _GETTERS[func](func(*args))
@@ -106,17 +144,16 @@ _TO_NUMPY: set[Any] = {torch.Tensor.numpy, torch.Tensor.__array__}
 # --- how storages came to be --------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False, slots=True)
 class _State:
     """What a storage held at one time."""
 
-    origin: "_Call | Callable[[], torch.UntypedStorage]"  # what wrote it, or how to get it
+    origin: "_Call | _Notes | Callable[[], torch.UntypedStorage]"  # what wrote it, or how to get it
     position: int  # among what the call wrote
     key: int  # equal keys, equal bytes
 
 
-@dataclass(frozen=True)
-class _View:
+class _View(NamedTuple):
     """A tensor: the state of its storage, and where it lies there."""
 
     state: _State
@@ -127,7 +164,7 @@ class _View:
 
     @property
     def key(self) -> int:
-        return hash((self.state.key, self.dtype, self.size, self.stride, self.offset))
+        return hash((self.state.key, *self[1:]))
 
     def on(self, storage: torch.UntypedStorage) -> torch.Tensor:
         """The tensor, of what `storage` holds."""
@@ -183,6 +220,45 @@ class _Call:
             return self.func(*args, **kwargs), args, kwargs
 
 
+class _Note(NamedTuple):
+    """One number written to one place of a tensor."""
+
+    target: _View
+    place: tuple[int | _View, ...]
+    value: float
+
+
+@dataclass(eq=False, slots=True)
+class _Notes:
+    """The first `count` of the numbers that were written one after the other."""
+
+    notes: list[_Note]  # longer if more were written since
+    count: int
+
+    @property
+    def reads(self) -> list[_State]:
+        """The state before the first of them, and those that say the places."""
+        first, *_ = notes = self.notes[: self.count]
+        views = {id(at.state): at.state for note in notes for at in note.place if _is_view(at)}
+        return [first.target.state, *views.values()]
+
+    def written(self, storages: _Bytes) -> list[torch.UntypedStorage]:
+        """What the storage holds after them; `storages` stay as they are."""
+        storage = storages[self.notes[0].target.state].clone()
+        for target, place, value in self.notes[: self.count]:
+            found = [_place(at, storages) for at in place]
+            target.on(storage)[tuple(found)] = value
+        return [storage]
+
+
+def _place(at: int | _View, storages: _Bytes) -> int:
+    return int(at.on(storages[at.state])) if isinstance(at, _View) else at
+
+
+def _is_view(at: Any) -> TypeGuard[_View]:
+    return isinstance(at, _View)
+
+
 class _Recorder(TorchDispatchMode):
     """Keeps how every storage came to be, and answers questions about values."""
 
@@ -193,6 +269,7 @@ class _Recorder(TorchDispatchMode):
         self._holding: dict[int, tuple[torch.UntypedStorage, int, _State]] = {}
         self._small: dict[int, torch.UntypedStorage] = {}  # by their states' keys
         self._answers: dict[int, Any] = {}  # of calls without a meta kernel, by their keys
+        self._told: dict[int, torch.Tensor] = {}  # data that was asked for, by the questions' keys
         self._draws = itertools.count(1)
 
     def __torch_dispatch__(
@@ -206,28 +283,88 @@ class _Recorder(TorchDispatchMode):
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - here "meta" is called "meta"
             return self._dispatch(func, args, kwargs or {})
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return (
+            False  # nothing is compiled here, and to keep dynamo out takes time at every operator
+        )
+
+    def notes(self, target: torch.Tensor, place: Any, value: Any) -> bool:
+        """Whether `target[place] = value` writes one number to one place, which is only noted.
+
+        Set-up code that fills a matrix so does it thousands of times a layer.
+        """
+        if type(place) is not tuple or type(value) not in _NUMBERS:
+            return False
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 - as below
+            if not target.is_meta or target.requires_grad or target.dim() != len(place):
+                return False
+            at: list[int | _View] = []
+            for index in place:
+                if type(index) is int:
+                    at.append(index)
+                elif torch.is_tensor(index) and index.dtype is torch.int64 and not index.dim():
+                    at.append(self._view(index))
+                else:
+                    return False
+            note = _Note(self._view(target), tuple(at), value)
+            before = note.target.state
+            log = before.origin
+            if not isinstance(log, _Notes) or len(log.notes) != log.count:
+                log = _Notes([], 0)  # nobody else may add to another's
+            log.notes.append(note)
+            keys = [index.key if _is_view(index) else index for index in at]
+            key = hash((note.target.key, *keys, value))
+            state = _State(_Notes(log.notes, len(log.notes)), 0, key)
+            storage = target.untyped_storage()
+            self._states[storage._cdata] = (storage, state)  # noqa: SLF001 - its address
+        return True
+
     def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if torch.is_tensor(leaf)]
+        leaves, spec = tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         if not any(tensor.is_meta for tensor in tensors) and kwargs.get("device") != META:
             return func(*args, **kwargs)  # all that it is about holds data
         changed = _changed(func, args, kwargs)
-        call = self._call(func, args, kwargs)
+        call = self._call(func, leaves, spec)
         if _asks_for_data(func, kwargs):
-            return call.result(self._bytes(call.reads))
+            return self._tell(call)
         if not all(tensor.is_meta for tensor in changed):
             raise NotImplementedError(f"{func}: data of a model's size kept in a small tensor")
+        if not all(tensor.is_meta for tensor in tensors):
+            args, kwargs = tree_unflatten([_without_data(leaf) for leaf in leaves], spec)
         try:
-            out = func(*tree_map(_without_data, args), **tree_map(_without_data, kwargs))
+            out = func(*args, **kwargs)
         except (NotImplementedError, RuntimeError) as error:
             if not isinstance(error, NotImplementedError) and "meta" not in str(error):
                 raise
             out = self._answer(call)
+        if func.is_view:
+            return out
         for position, tensor in enumerate([*_made(out, args, kwargs), *changed]):
             storage = tensor.untyped_storage()
             origin = _random(tensor) if _takes_long(func, tensors) else call
             state = _State(origin, position, hash((call.key, position)))
             self._states[storage._cdata] = (storage, state)  # noqa: SLF001 - its address
         return out
+
+    def seeded(self, seed: Callable[[int], torch.Generator]) -> Callable[[int], torch.Generator]:
+        """`torch.manual_seed`, after which the same numbers are drawn again."""
+
+        def manual_seed(value: int) -> torch.Generator:
+            self._draws = itertools.count((value % _SEEDS + 1) * _SEEDS)
+            return seed(value)
+
+        return manual_seed
+
+    def _tell(self, call: _Call) -> Any:
+        """The data that `call` asks for; a layer like another one asks for the same."""
+        told = self._told.get(call.key)
+        if told is None:
+            told = call.result(self._bytes(call.reads))
+            if torch.is_tensor(told) and told.nbytes <= TOLD_BYTES:
+                self._told[call.key] = told
+        return told.clone() if torch.is_tensor(told) else told
 
     def _answer(self, call: _Call) -> Any:
         """What `call` returns, its tensors without data."""
@@ -236,9 +373,8 @@ class _Recorder(TorchDispatchMode):
             self._answers[call.key] = tree_map(_without_data, result)
         return tree_map(_twin, self._answers[call.key])
 
-    def _call(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
-        leaves, spec = tree_flatten((args, kwargs))
-        keys: list[Any] = [func]
+    def _call(self, func: Any, flat: Sequence[Any], spec: Any) -> _Call:
+        leaves, keys = list(flat), [func]
         random = torch.Tag.nondeterministic_seeded in func.tags
         for index, leaf in enumerate(leaves):
             if torch.is_tensor(leaf):
@@ -290,7 +426,7 @@ class _Recorder(TorchDispatchMode):
                 ahead.pop()
             elif state.key in self._small:
                 found[state] = self._small[state.key]
-            elif not isinstance(state.origin, _Call):
+            elif not isinstance(state.origin, (_Call, _Notes)):
                 found[state] = state.origin()
             elif missing := [read for read in state.origin.reads if read not in found]:
                 ahead.extend(missing)

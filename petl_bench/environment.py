@@ -35,6 +35,12 @@ def allocator_options(options: str) -> Iterator[None]:
         os.environ.update(before)
 
 
+def worker_variables(options: str) -> dict[str, str]:
+    """This process's environment variables, with the allocator's options as given."""
+    kept = {name: value for name, value in os.environ.items() if name not in ALLOCATOR_VARIABLES}
+    return kept | ({ALLOCATOR_VARIABLES[0]: options} if options else {})
+
+
 def simulated_environment(card: Card, emulates: str | None = None) -> Environment:
     """This machine, standing for `card` in the era of PyTorch called `emulates`."""
     return _environment(device=card.name, device_total_bytes=card.memory_bytes, emulates=emulates)

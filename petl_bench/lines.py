@@ -35,6 +35,7 @@ class LineFile:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(self._fd)
             raise UsageError(f"out: another run is writing {path}") from None
         except OSError as error:
             raise self._unwritable(error) from None

@@ -1,12 +1,12 @@
 """The process that runs cases: one JSON document a line in, one out.
 
-It greets with its environment, then answers each task with a record. Whatever a library prints
+It greets with its environment, then answers each job with a record. Whatever a library prints
 goes to stderr, so that nothing but documents reaches the parent. A simulating worker serves many
 cases; a measuring one is asked once and thrown away.
 """
 
+import gc
 import os
-import signal
 import sys
 import threading
 import time
@@ -15,36 +15,31 @@ from typing import IO, Any
 
 from petl_bench import cards, registry
 from petl_bench.assembly import unsupported
-from petl_bench.case import Case, Frozen
-from petl_bench.environment import measured_environment, simulated_environment
+from petl_bench.case import Case
+from petl_bench.environment import (
+    measured_environment,
+    processor_environment,
+    simulated_environment,
+)
 from petl_bench.errors import OutOfMemoryError, UsageError
+from petl_bench.jobs import INTERRUPTED, Job, Task
 from petl_bench.record import Environment, Measurement, Origin, Record, Status
 
 PARENT_CHECK_S = 1.0
-INTERRUPTED = 128 + signal.SIGINT
-"""Exit code of a worker that Ctrl-C has ended."""
 
 
-class Task(Frozen):
-    """One case to run."""
-
-    case: Case
-    label: str
-
-
-def serve(
-    origin: Origin, card_name: str, tasks: IO[str], answers: IO[str], emulates: str | None = None
-) -> None:
-    """Answer tasks until there are no more."""
-    card = cards.find(card_name)
-    if origin is Origin.MEASURED:
-        environment = measured_environment()
-    else:
-        environment = simulated_environment(card, emulates)
-    _send(answers, environment.model_dump_json())
+def serve(origin: Origin, jobs: IO[str], answers: IO[str]) -> None:
+    """Answer jobs, each with a task, until there are no more."""
+    here = measured_environment() if origin is Origin.MEASURED else processor_environment()
+    _send(answers, here.model_dump_json())
     _warm_up()
-    for line in tasks:
-        record = run_task(Task.model_validate_json(line), origin, card, environment)
+    for line in jobs:
+        job = Job.model_validate_json(line)
+        assert job.task is not None
+        card = cards.find(job.place.card)
+        stands_for = simulated_environment(card, job.place.emulates)
+        environment = here if origin is Origin.MEASURED else stands_for
+        record = run_task(job.task, origin, card, environment)
         _send(answers, record.model_dump_json())
 
 
@@ -113,6 +108,8 @@ def _warm_up() -> None:
     import peft  # noqa: F401, PLC0415
     import transformers  # noqa: F401, PLC0415
 
+    gc.freeze()  # no search for cycles among the libraries' 380,000 objects: a tenth of a case
+
 
 def end_with_parent() -> None:
     """Leave when the parent dies, however long the case under way would go on."""
@@ -132,13 +129,12 @@ def _send(answers: IO[str], document: str) -> None:
 
 
 def main() -> None:
-    """Entry point: `python -m petl_bench.worker ORIGIN CARD [ERA]`."""
-    origin, card_name, *eras = sys.argv[1:]
+    """Entry point: `python -m petl_bench.worker ORIGIN`."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # anything printed from here on goes to stderr
     end_with_parent()
     try:
-        serve(Origin(origin), card_name, sys.stdin, answers, *eras)
+        serve(Origin(sys.argv[1]), sys.stdin, answers)
     except BrokenPipeError:
         os._exit(1)  # the parent is gone: nobody reads what we would say
     except KeyboardInterrupt:

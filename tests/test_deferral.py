@@ -52,6 +52,35 @@ def of_a_deep_copy():
     return copy.deepcopy(layer).weight.detach()
 
 
+def written_number_by_number():
+    places = torch.tensor([2, 0, 1]).flip(0)
+    x, y = torch.zeros(3, 3), torch.ones(2, 2)
+    for row, place in enumerate(places):
+        x[row, place] = row + 1
+    z = x.clone()
+    x[0, 0] = 9
+    x[-1, places[1]] = 7.5
+    y[1, 0] = x[0, 0].item()  # a question in between
+    y[1, 0] = -1
+    return torch.cat([x, z]).sum(1), y
+
+
+def written_number_by_number_into_a_view():
+    x = torch.arange(12.0)
+    rows = x.view(3, 4)[1:]
+    rows[1, 3] = 5
+    x += 1
+    rows[0, 0] = 6
+    return x
+
+
+def drawn_again_after_a_seed():
+    torch.manual_seed(3)
+    first = torch.rand(3)
+    torch.manual_seed(3)
+    return (torch.rand(3) == first).all()
+
+
 PROGRAMS = [
     written_over,
     drawn_by_a_generator,
@@ -61,6 +90,8 @@ PROGRAMS = [
     chosen_by_a_mask,
     cast_and_moved,
     of_a_deep_copy,
+    written_number_by_number_into_a_view,
+    drawn_again_after_a_seed,
 ]
 
 
@@ -73,6 +104,12 @@ def test_asked_for_values_it_gives_those_that_the_cpu_gives(program):
     real = program()
     assert told == real.tolist()
     assert (shape, dtype) == (real.shape, real.dtype)
+
+
+def test_numbers_written_one_by_one_are_there_when_asked():
+    with deferred_values():
+        told = [part.tolist() for part in written_number_by_number()]
+    assert told == [part.tolist() for part in written_number_by_number()]
 
 
 def test_inside_it_is_the_cpu_and_afterwards_there_is_no_data():
@@ -123,6 +160,15 @@ def test_only_what_a_value_rests_on_is_worked_out():
         huge = torch.ones(10**9, 10**6)  # would be four petabytes
         torch.linalg.vector_norm(huge)
         assert torch.arange(huge.shape[1] // 10**5).sum().item() == 45
+
+
+def test_tensors_that_do_not_move_with_a_model_stay_on_the_host():
+    module = nn.Linear(2, 2)
+    with deferred_values():
+        module.place, module.places = torch.ones(3), {"default": torch.arange(4)}
+    without_data(module)
+    assert module.place.device.type == module.places["default"].device.type == "cpu"
+    assert module.places["default"].shape == (4,)
 
 
 def test_what_holds_data_is_put_on_meta_with_its_ties():

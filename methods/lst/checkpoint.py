@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from petl_bench.backbones import class_named
+
 from .config import LstConfig
 
 TENSORS = "model.safetensors"
@@ -47,13 +49,24 @@ class BackboneIdentity(BaseModel):
         )
 
     def differs_from(self, other: "BackboneIdentity") -> str | None:
-        """What is another about `other`; None if it is the same backbone."""
-        if self.class_name != other.class_name:
+        """What is another about `other`; None if it is the same backbone.
+
+        Its head may be another: one pre-trains beside a language head, then classifies.
+        """
+        if self.class_name != other.class_name and not _share_layers(self, other):
             return f"it is a {other.class_name}, not a {self.class_name}"
         ours, theirs = torch.tensor(self.embedding_sample), torch.tensor(other.embedding_sample)
         if ours.shape != theirs.shape or not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-4):
             return "its embeddings are others"
         return None
+
+
+def _share_layers(one: BackboneIdentity, other: BackboneIdentity) -> bool:
+    try:
+        kinds = [class_named(each.class_name) for each in (one, other)]
+    except ValueError:
+        return False
+    return kinds[0].config_class is kinds[1].config_class
 
 
 class LadderFile(BaseModel):

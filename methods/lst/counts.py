@@ -68,8 +68,8 @@ def _missing_layer(dims: Dims, config: LstConfig) -> str | None:
 
 
 def _plain_misfit(dims: Dims, config: LstConfig) -> str | None:
-    if len(dims.stacks) > 1 or dims.language_head:
-        return "blocks=plain is for encoders with a task head"
+    if set(dims.stacks) != {"encoder"}:
+        return "blocks=plain is for encoders"
     width = config.side_width(dims.hidden_size)
     return f"a width of {width} has no {config.heads} heads" if width % config.heads else None
 

@@ -35,6 +35,11 @@ class Ladder(nn.Module):
         if reads_side:
             self.head = nn.Linear(d, _num_labels(ports.task_head))
         elif ports.task_head is not None:
+            if not all(parameter.is_floating_point() for parameter in ports.task_head.parameters()):
+                raise ValueError(
+                    "lst: the task head has few bits a weight, so it cannot train: name it in"
+                    " llm_int8_skip_modules or modules_to_not_convert when loading the backbone"
+                )
             # A copy, so that several ladders beside one backbone have a head each.
             self.head = copy.deepcopy(ports.task_head).requires_grad_(requires_grad=True)
         # The model's own, which every ladder beside it shares: it is saved with each.

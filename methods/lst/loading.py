@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from petl_bench.backbones import class_named, ports_of
+
 from .checkpoint import (
     BackboneIdentity,
     LadderError,
@@ -13,9 +15,13 @@ from .checkpoint import (
 )
 from .ladders import attach_lst
 
+_HEAD = "head."  # what a task head's tensors are called in a ladder
+
 
 def load_lst(model: Any, folder: str | Path, name: str | None = None) -> nn.Module:
     """Put the ladder of `folder` beside `model`, under its own name or `name`; returns the model.
+
+    A ladder that was pre-trained beside a language head gets a new head beside a classifier.
 
     Raises:
         LadderError: no whole ladder in the folder, or one that grew beside another backbone.
@@ -29,11 +35,15 @@ def load_lst(model: Any, folder: str | Path, name: str | None = None) -> nn.Modu
     name = name or about.name
     attach_lst(model, name, **config.model_dump())
     ladder = model.ladders[name]
+    loaded = tensors
+    if about.backbone.class_name != type(model).__name__:
+        new = {key: value for key, value in ladder.state_dict().items() if key.startswith(_HEAD)}
+        loaded = new | tensors
     expected = {key: tensor.shape for key, tensor in ladder.state_dict().items()}
-    if expected != {key: tensor.shape for key, tensor in tensors.items()}:
+    if expected != {key: tensor.shape for key, tensor in loaded.items()}:
         model.ladders.remove(name)
         raise LadderError(f"{folder}: its tensors are not those of its options")
-    ladder.load_state_dict(tensors)
+    ladder.load_state_dict(loaded)
     return model  # type: ignore[no-any-return]
 
 
@@ -43,14 +53,30 @@ def from_pretrained(folder: str | Path, **options: Any) -> nn.Module:
     `options` go to the backbone's own `from_pretrained`, for example `dtype=torch.bfloat16`.
 
     Raises:
-        LadderError: as `load_lst`; or the backbone's class is not one of transformers'.
+        LadderError: as `load_lst`; or the backbone's class is unknown, or its folder lacks what
+            would be drawn anew, such as the pooler of a BERT that was pre-trained without one.
     """
-    import transformers  # noqa: PLC0415 - seconds that only the caller should pay
-
     about, _ = read_folder(folder)
-    kind: Any = getattr(transformers, about.backbone.class_name, object)
-    if transformers.PreTrainedModel not in getattr(kind, "__mro__", ()):
-        raise LadderError(f"{folder}: transformers has no model class {about.backbone.class_name}")
-    if not about.backbone.name_or_path:
+    path = about.backbone.name_or_path
+    try:
+        kind = class_named(about.backbone.class_name)
+    except ValueError as error:
+        raise LadderError(f"{folder}: {error}") from None
+    if not path:
         raise LadderError(f"{folder}: its backbone has no name or path; load it and use load_lst")
-    return load_lst(kind.from_pretrained(about.backbone.name_or_path, **options), folder)
+    model, found = kind.from_pretrained(path, output_loading_info=True, **options)
+    drawn = set(found["missing_keys"]) - _held_by_ladders(model)
+    if drawn:
+        raise LadderError(
+            f"{folder}: {path} has no {min(drawn)}, so that each load draws another; save the"
+            " whole model once, load that, and use load_lst"
+        )
+    return load_lst(model, folder)
+
+
+def _held_by_ladders(model: Any) -> set[str]:
+    """Names of what is new with the task, of which every ladder has its own."""
+    ports = ports_of(model)
+    extra = None if ports.extra_input is None else ports.extra_input.embedding
+    held = {p for part in (ports.task_head, extra) if part is not None for p in part.parameters()}
+    return {name for name, parameter in model.named_parameters() if parameter in held}

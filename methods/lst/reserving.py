@@ -8,7 +8,8 @@
     model = from_pretrained(folder / "ladder")      frozen again: fine-tune the ladder
 
 Source of the idea: the closing section of Su 2022, kexue.fm/archives/9138, which leaves it untried.
-Encoders with a masked-language head take transformers' DataCollatorForLanguageModeling instead.
+Encoders with a masked-language head take transformers' DataCollatorForLanguageModeling instead; the
+ladder then goes beside a classifier by `load_lst(classifier, folder / "ladder")`.
 """
 
 import itertools

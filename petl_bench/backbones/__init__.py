@@ -8,6 +8,7 @@ its ports; `auto` serves the architectures that have no file.
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -18,6 +19,7 @@ from petl_bench.backbones import (
     bert,
     clip_t5,
     llama,
+    masked,
     mistral,
     qwen,
     roberta,
@@ -35,6 +37,8 @@ FAMILIES: dict[str, Family] = {
         clip_t5.FAMILY,
         bert.FAMILY,
         roberta.FAMILY,
+        masked.BERT,
+        masked.ROBERTA,
         bart_encoder.FAMILY,
         bart.FAMILY,
         llama.FAMILY,
@@ -94,6 +98,23 @@ def ports_of(model: nn.Module) -> Ports:
     raise ValueError(f"no ports for {type(model).__name__}; known models are: {', '.join(known)}")
 
 
+def class_named(name: str) -> Any:
+    """The model class called `name`, of transformers' or ours.
+
+    Raises:
+        ValueError: neither has one.
+    """
+    import transformers  # noqa: PLC0415 - seconds that only the caller should pay
+
+    for family in FAMILIES.values():
+        if name in family.architectures and family.own_class is not None:
+            return family.own_class()
+    found = getattr(transformers, name, object)
+    if transformers.PreTrainedModel not in getattr(found, "__mro__", ()):
+        raise ValueError(f"transformers has no model class {name}")
+    return found
+
+
 def fitted(backbone: Backbone, workload: Workload) -> Workload:
     """`workload` as it is for `backbone`: one question gets one case, however it was asked.
 
@@ -106,8 +127,10 @@ def fitted(backbone: Backbone, workload: Workload) -> Workload:
     """
     family = FAMILIES[backbone.family]
     generates = workload.mode is Mode.GENERATE
-    if generates and not family.dims(backbone.config).language_head:
-        raise UsageError(f"mode: {backbone.name} is a classifier and generates nothing")
+    dims = family.dims(backbone.config)
+    if generates and (dims.fills_masks or not dims.language_head):
+        kind = "fills in masked tokens" if dims.fills_masks else "is a classifier"
+        raise UsageError(f"mode: {backbone.name} {kind} and generates nothing")
     has_target = family.targets or generates
     longest = family.longest(backbone.config)
     for name in ("source_length_tokens", *(["target_length_tokens"] if has_target else [])):

@@ -25,7 +25,7 @@ from petl_bench.backbones.build import (
 )
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.ports import Dims, Loose, Ports
-from petl_bench.case import Backbone, ConfigValue
+from petl_bench.case import Backbone, ConfigValue, Workload
 
 _NOT_SHAPE = {
     "architectures",
@@ -55,6 +55,9 @@ _ROLES = {
     for name in names
 }
 
+_FUSED = ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "qkv", "attn_in", "in_proj")
+"""Projections that are queries, keys and values in one, or take the place of all three."""
+
 _HEADS = ("classifier", "score")
 
 
@@ -78,7 +81,7 @@ class Auto:
             dims=lambda config: _dims(self, json.dumps(config, sort_keys=True)),
             build=self.build,
             ports=self.ports,
-            batch=self.batch,
+            batch=self.batch_of,
             targets=self.peft_task == "SEQ_2_SEQ_LM",
         )
 
@@ -95,7 +98,8 @@ class Auto:
         }
         if self.peft_task == "SEQ_CLS":
             kept["num_labels"] = shape.labels(config)
-        shape.read(kept, {"vocab_size": shape.REQUIRED})
+        if "vocab_size" in kept or not any(isinstance(part, dict) for part in kept.values()):
+            shape.read(kept, {"vocab_size": shape.REQUIRED})  # else it is a part's, or its default
         parsed = _parsed(kept)
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
             value = getattr(parsed, name, None)
@@ -114,11 +118,25 @@ class Auto:
 
         config = _parsed(backbone.config)
         config.use_cache = False
+        for name in vars(config):
+            if name.endswith("layerdrop"):
+                # LayerDrop skips layers by chance; the step that runs all of them needs most.
+                setattr(config, name, 0.0)
         if self.peft_task == "SEQ_2_SEQ_LM":
             for token in ("pad_token_id", "decoder_start_token_id"):
                 if getattr(config, token, None) is None:
                     setattr(config, token, 0)
         return from_config(getattr(transformers, self.factory).from_config, config, backbone)
+
+    def batch_of(
+        self, backbone: Backbone, workload: Workload, device: torch.device
+    ) -> dict[str, torch.Tensor]:
+        """A batch whose tokens are of the model's vocabulary, wherever its configuration has it."""
+        if "vocab_size" not in backbone.config:
+            rows = _dims(self, json.dumps(backbone.config, sort_keys=True)).vocabulary_size
+            config = {**backbone.config, "vocab_size": rows}
+            backbone = backbone.model_copy(update={"config": config})
+        return self.batch(backbone, workload, device)
 
     def ports(self, model: nn.Module) -> Ports:
         """What can be found in any model.
@@ -150,13 +168,15 @@ class Auto:
             task_head=task_head,
             peft_task=self.peft_task,
             loose=projections,
+            embedding=found.get_input_embeddings(),
         )
 
 
 def _parsed(config: Mapping[str, Any]) -> Any:
-    from transformers import AutoConfig, logging  # noqa: PLC0415 - seconds, not for known families
+    from transformers import AutoConfig, PreTrainedConfig, logging  # noqa: PLC0415 - seconds
 
-    others = copy.deepcopy(dict(config))  # transformers writes into what it is given
+    # A copy, since transformers writes into what it is given; infinity is an object in JSON.
+    others = PreTrainedConfig._decode_special_floats(copy.deepcopy(dict(config)))  # noqa: SLF001
     model_type = others.pop("model_type")
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what it says of tokens is for those who generate
@@ -203,6 +223,7 @@ def _found_dims(
         language_head=language_head is not None,
         loose=Loose(
             shapes=shapes,
+            fused=next((name for name in _FUSED if name in shapes), None),
             bias_terms=biases
             + sum(_vector(norm).numel() for norm in norms)
             + (language_head is not None) * vocabulary,

@@ -36,14 +36,18 @@ def _dims(config: Mapping[str, Any]) -> Dims:
     )
 
 
+def _class() -> Any:
+    from petl_bench.backbones.bart_classifier import (  # noqa: PLC0415 - imports transformers
+        BartEncoderForSequenceClassification,
+    )
+
+    return BartEncoderForSequenceClassification
+
+
 def _build(backbone: Backbone) -> nn.Module:
     from transformers import BartConfig  # noqa: PLC0415 - only workers need it
 
-    from petl_bench.backbones.bart_classifier import (  # noqa: PLC0415 - imports transformers
-        BartEncoderForSequenceClassification as Classifier,
-    )
-
-    return from_config(Classifier._from_config, BartConfig(**backbone.config), backbone)  # noqa: SLF001
+    return from_config(_class()._from_config, BartConfig(**backbone.config), backbone)  # noqa: SLF001
 
 
 def _ports(model: nn.Module) -> Ports:
@@ -69,6 +73,7 @@ FAMILY = Family(
     build=_build,
     ports=_ports,
     batch=classification_batch,
+    own_class=_class,
     targets=False,
     longest=lambda config: config["max_position_embeddings"],
 )

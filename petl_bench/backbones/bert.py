@@ -8,6 +8,7 @@ Legend: B batch, T tokens, D hidden size, d thin hidden size.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -75,6 +76,13 @@ def normalise(config: Mapping[str, Any]) -> dict[str, ConfigValue]:
 def dims(config: Mapping[str, Any], *, pooler: bool, head_layers: int) -> Dims:
     """With a pooler in the backbone or not, and a task head of `head_layers` linear layers."""
     D, labels = config["hidden_size"], config["num_labels"]
+    head = (head_layers - 1) * (D * D + D) + D * labels + labels
+    return replace(encoder_dims(config, pooler=pooler), labels=labels, task_head_parameters=head)
+
+
+def encoder_dims(config: Mapping[str, Any], *, pooler: bool) -> Dims:
+    """Without any head."""
+    D = config["hidden_size"]
     embeddings = sum(
         config[rows] for rows in ("vocab_size", "max_position_embeddings", "type_vocab_size")
     )
@@ -97,17 +105,15 @@ def dims(config: Mapping[str, Any], *, pooler: bool, head_layers: int) -> Dims:
             )
         },
         outside_parameters=embeddings * D + 2 * D + pooler * (D * D + D),
-        labels=labels,
-        task_head_parameters=(head_layers - 1) * (D * D + D) + D * labels + labels,
         language_head=False,
         split_heads=True,
     )
 
 
 def ports(model: nn.Module, dims_of: Callable[[Mapping[str, Any]], Dims]) -> Ports:
-    """Of a classifier whose encoder is BERT's."""
-    classifier: Any = model
-    base = classifier.base_model
+    """Of a model whose encoder is BERT's: a classifier, or one that fills in masked tokens."""
+    whole: Any = model
+    base, language_head = whole.base_model, whole.get_output_embeddings()
     embeddings, layers = base.embeddings, base.encoder.layer
     sublayers = tuple(
         sublayer
@@ -115,7 +121,7 @@ def ports(model: nn.Module, dims_of: Callable[[Mapping[str, Any]], Dims]) -> Por
         for sublayer in _sublayers("encoder", index, layer)
     )
     return Ports(
-        dims=dims_of(normalise(classifier.config.to_dict())),
+        dims=dims_of(whole.config.to_dict()),
         sublayers=sublayers,
         norms=tuple(sublayer.norm for sublayer in sublayers),
         stacks=(
@@ -130,12 +136,13 @@ def ports(model: nn.Module, dims_of: Callable[[Mapping[str, Any]], Dims]) -> Por
                 causal=False,
                 masks=_masks,
                 cached=(),
-                thin=partial(ThinBertStack, classifier.config, type(layers[0])),
+                thin=partial(ThinBertStack, whole.config, type(layers[0])),
             ),
         ),
-        language_head=None,
-        task_head=classifier.classifier,
-        peft_task="SEQ_CLS",
+        language_head=language_head,
+        task_head=whole.classifier if language_head is None else None,
+        # Peft has no task of this kind; this one hands a batch on as it is.
+        peft_task="SEQ_CLS" if language_head is None else "FEATURE_EXTRACTION",
     )
 
 
@@ -229,7 +236,7 @@ FAMILY = Family(
     normalise=normalise,
     dims=_dims,
     build=_build,
-    ports=partial(ports, dims_of=_dims),
+    ports=partial(ports, dims_of=lambda config: _dims(normalise(config))),
     batch=classification_batch,
     targets=False,
     longest=lambda config: config["max_position_embeddings"],

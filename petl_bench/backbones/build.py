@@ -17,6 +17,8 @@ TORCH_DTYPES = {
     DType.FP16: torch.float16,
 }
 
+_HIDDEN = 0.15  # of the tokens; Devlin et al. 2019, arXiv:1810.04805, section 3.1
+
 
 def from_config(create: Callable[..., Any], config: Any, backbone: Backbone) -> nn.Module:
     """A model as `backbone` asks for it; `create` is the `from_config` of a transformers class."""
@@ -59,6 +61,19 @@ def language_batch(
     source = _sources(backbone, workload, generator, torch.device("cpu"))
     labels_BS = source["input_ids"].masked_fill(source["attention_mask"] == 0, -100)
     return {name: x.to(device) for name, x in {**source, "labels": labels_BS}.items()}
+
+
+def masked_language_batch(
+    backbone: Backbone, workload: Workload, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Sequences, [B, S], and labels for the first 15 % of each, at least one.
+
+    Tokens are drawn at random, so that hiding them would change nothing.
+    """
+    batch = language_batch(backbone, workload, torch.device("cpu"))
+    hidden = max(round(_HIDDEN * workload.source_length_tokens), 1)
+    batch["labels"][:, hidden:] = -100
+    return {name: x.to(device) for name, x in batch.items()}
 
 
 def _sources(

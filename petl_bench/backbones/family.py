@@ -25,6 +25,7 @@ class Family:
     # A training batch of the workload's shape. Its last example is one token short, since no
     # real batch is free of padding and a batch without any lets transformers skip the mask.
     batch: Callable[[Backbone, Workload, torch.device], dict[str, torch.Tensor]]
+    own_class: Callable[[], Any] | None = None  # the models', where transformers have none
     targets: bool = True  # an example has target tokens beside its source
     # Most images of an example, of a normalised configuration; 0 where it has none.
     most_images: Callable[[Mapping[str, Any]], int] = lambda config: 0  # noqa: ARG005

@@ -49,6 +49,7 @@ class Loose:
     shapes: Mapping[str, tuple[tuple[int, int], ...]]  # of projections, by role: inputs, outputs
     bias_terms: int
     norm_parameters: int
+    fused: str | None = None  # the role of projections that are q, k and v in one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,11 @@ class Dims:
     def shared_size(self) -> int:
         """Width of the concatenated keys, or values."""
         return self.num_key_value_heads * self.head_size
+
+    @property
+    def fills_masks(self) -> bool:
+        """A language head on an encoder alone: it tells hidden tokens and generates nothing."""
+        return self.language_head and set(self.stacks) == {"encoder"}
 
     @property
     def norm_parameters(self) -> int:
@@ -190,6 +196,15 @@ class Dims:
             if target not in self.roles:
                 return f"no projection {target!r} for targets; here are: {', '.join(self.roles)}"
         return None
+
+    def nearest(self, targets: tuple[str, ...]) -> tuple[str, ...]:
+        """`targets`; where the backbone has none of q, k and v, what is in their place.
+
+        That is one projection for all three, or else, as in a model without attention, every one.
+        """
+        if self.loose is None or set(targets) - set("qkv") or set(self.roles) & set("qkv"):
+            return targets
+        return self.roles if self.loose.fused is None else (self.loose.fused,)
 
     def output_size(self, role: str) -> int:
         """Rows of the projection `role`: q, k, v, o, wi (or wi_0, wi_1), wo."""
@@ -333,13 +348,16 @@ class Ports:
     language_head: nn.Linear | None  # D -> V
     task_head: nn.Module | None = None  # new with the task, trained by every method
     loose: Mapping[str, list[nn.Module]] = field(default_factory=dict)  # without sublayers: by role
+    embedding: nn.Module | None = None  # where no stack has it
     peft_task: str  # peft's TaskType of this kind of model
     extra_input: ExtraInput | None = None
 
     @property
     def like(self) -> torch.Tensor:
         """A parameter that has the device and dtype of what a method adds: the embedding's."""
-        return next(self.stacks[0].embedding.parameters())
+        embedding = self.stacks[0].embedding if self.stacks else self.embedding
+        assert embedding is not None
+        return next(embedding.parameters())
 
     @property
     def biasable(self) -> list[nn.Module]:
@@ -391,8 +409,20 @@ def run(block: nn.Module, recomputed: bool, *args: Any, **kwargs: Any) -> Any:  
     return block(*args, **kwargs)
 
 
-def add_biases(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+def like_weight(module: nn.Module, otherwise: torch.Tensor) -> torch.Tensor:
+    """What has the device and dtype that `module` computes in: its weight.
+
+    One of few bits has not: `otherwise` then, such as `Ports.like`.
+    """
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    return weight if weight.is_floating_point() else otherwise
+
+
+def add_biases(modules: Iterable[nn.Module], like: torch.Tensor) -> list[nn.Parameter]:
     """Give each module that has none a bias of zeros, added to its output; return them all.
+
+    A bias has its weight's dtype, or that of `like` where the weight has few bits.
 
     A linear layer gets a fused one. A norm without bias gets it by a hook, so that its class
     stays the library's own.
@@ -402,9 +432,9 @@ def add_biases(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
         weight = module.weight
         assert isinstance(weight, torch.Tensor)
         if getattr(module, "bias", None) is None:
-            bias = nn.Parameter(
-                torch.zeros(weight.shape[0], dtype=weight.dtype, device=weight.device)
-            )
+            # Weights of few bits are packed, so that their shape says nothing.
+            size = module.out_features if isinstance(module, nn.Linear) else len(weight)
+            bias = nn.Parameter(like_weight(module, like).new_zeros(size))
             module.register_parameter("bias", bias)
             if not isinstance(module, nn.Linear):
                 module.register_forward_hook(_add_bias)

@@ -61,7 +61,7 @@ FAMILY = Family(
     normalise=_normalise,
     dims=_dims,
     build=_build,
-    ports=partial(bert.ports, dims_of=_dims),
+    ports=partial(bert.ports, dims_of=lambda config: _dims(_normalise(config))),
     batch=classification_batch,
     targets=False,
     longest=lambda config: config["max_position_embeddings"] - _POSITIONS_OF_PADDING,

@@ -20,19 +20,25 @@ def thinned(config: Any, shape: ThinShape, widths: Sequence[str]) -> Any:
 def reserved(cache: Any, slot: int) -> Any:
     """`cache` with room for the keys and values of layer `slot`; None stays None.
 
+    A layer of transformers' caches takes its shape from the first keys that it is given, one of
+    fixed length, too: so layers of other widths stand beside the backbone's.
+
     Raises:
-        ValueError: a cache of fixed shape, which has no room for layers of other widths.
+        ValueError: a cache whose layers are neither dynamic nor static: sliding, quantised.
     """
     if cache is None:
         return None
-    from transformers import DynamicCache, EncoderDecoderCache  # noqa: PLC0415 - imported already
-    from transformers.cache_utils import DynamicLayer  # noqa: PLC0415 - imported already
+    from transformers import DynamicCache, EncoderDecoderCache, StaticCache  # noqa: PLC0415
+    from transformers.cache_utils import DynamicLayer, StaticLayer  # noqa: PLC0415 - likewise
 
-    paired = isinstance(cache, EncoderDecoderCache)
-    for part in (cache.self_attention_cache, cache.cross_attention_cache) if paired else (cache,):
-        if type(part) is not DynamicCache or any(part.is_sliding):
-            kind = "a sliding window" if type(part) is DynamicCache else type(part).__name__
-            raise ValueError(f"a side network needs a DynamicCache of whole sequences, not {kind}")
+    crossed = cache.cross_attention_cache if isinstance(cache, EncoderDecoderCache) else None
+    for part in (cache,) if crossed is None else (cache.self_attention_cache, crossed):
+        kind = {DynamicCache: DynamicLayer, StaticCache: StaticLayer}.get(type(part))
+        if kind is None or any(part.is_sliding):
+            held = type(part).__name__ if kind is None else "a sliding window"
+            raise ValueError(f"a side network needs a cache of whole sequences, not {held}")
         while len(part.layers) <= slot:
-            part.layers.append(DynamicLayer())
+            # What is attended to across is written once, and may be longer than the backbone's.
+            fixed = kind is StaticLayer and part is not crossed
+            part.layers.append(kind(part.layers[0].max_cache_len) if fixed else DynamicLayer())
     return cache

@@ -57,6 +57,16 @@ Emulate = Annotated[
     str | None,
     option(f"An era of PyTorch to simulate, as papers ran it: {', '.join(ERAS)}.", "none"),
 ]
+ExecutorName = Annotated[
+    str, typer.Option("--executor", help="Where cases run: local, ray or slurm.")
+]
+Lanes = Annotated[
+    int | None,
+    option(
+        "How many cases run at once.",
+        "local: 1, or the GPUs to measure on; ray: its room; slurm: 8",
+    ),
+]
 
 
 def case_axes(

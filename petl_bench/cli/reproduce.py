@@ -8,12 +8,13 @@ import typer
 
 from petl_bench.cards import CARDS
 from petl_bench.cli import options
-from petl_bench.cli.progress import Lane, run_lanes
+from petl_bench.cli.progress import run_cells
 
 if TYPE_CHECKING:
+    from petl_bench import runner
     from petl_bench.papers.reproduction import Cell, Reproduction
     from petl_bench.papers.schema import Paper
-    from petl_bench.record import Record
+    from petl_bench.record import Origin, Record
 
 REFERENCE = Path("benchmarks/reference")
 CARD = "a6000"
@@ -46,12 +47,15 @@ def reproduce(  # noqa: PLR0917 - one parameter an option
             help="simulated; or auto: also measure what was printed, where there is CUDA."
         ),
     ] = "auto",
+    executor: options.ExecutorName = "local",
+    lanes: Annotated[int, typer.Option(help="How many cases run at once.")] = 2,
 ) -> None:
     """Run a paper's rows and show them beside what it printed."""
     if name is None:
         _list()
         return
     from petl_bench.errors import UsageError
+    from petl_bench.executors import start
     from petl_bench.papers import library
     from petl_bench.papers.reproduction import Reproduction, cells
     from petl_bench.store import Store
@@ -61,9 +65,13 @@ def reproduce(  # noqa: PLR0917 - one parameter an option
     paper = library.find(name)
     found = cells(paper, row or ())
     at_hand = _measured(measured)
-    lanes = _lanes(paper, found, gpu or CARD, measuring=profiler == "auto")
+    asked = _asked(paper, found, gpu or CARD, measuring=profiler == "auto")
     folder = out or Path("reports") / library.name_of(name)
-    records = run_lanes(lanes, Store(folder, timelines=False))
+    store = Store(folder, timelines=False)
+    records = []
+    for origin, at_once in asked.items():
+        with start(executor, lanes, origin, folder) as workers:
+            records += run_cells(at_once, store, workers)
     reproduction = Reproduction(paper, found, [*at_hand, *records])
     _print(reproduction)
     _write(reproduction, folder)
@@ -85,8 +93,10 @@ def _list() -> None:
     Console().print(table)
 
 
-def _lanes(paper: "Paper", found: "list[Cell]", gpu: str, *, measuring: bool) -> list[Lane]:
-    """What to run side by side: each era of the simulation, and a device if there is one."""
+def _asked(
+    paper: "Paper", found: "list[Cell]", gpu: str, *, measuring: bool
+) -> "dict[Origin, list[runner.Cell]]":
+    """What to run: the cells in each era of the simulation, and on a device if there is one."""
     from petl_bench import cards
     from petl_bench.papers.reproduction import plan
     from petl_bench.record import Origin
@@ -95,11 +105,11 @@ def _lanes(paper: "Paper", found: "list[Cell]", gpu: str, *, measuring: bool) ->
     card = cards.find(gpu)
     eras = dict.fromkeys([paper.emulate, None])
     simulated = [Runner(origin=Origin.SIMULATED, card=card, emulates=era) for era in eras]
-    lanes = [Lane(runner.emulates or "today", runner, plan(found)) for runner in simulated]
+    asked = {Origin.SIMULATED: [cell for each in simulated for cell in each.cells(plan(found))]}
     if measuring and _has_cuda():
         printed = plan(cell for cell in found if cell.published is not None)
-        lanes.append(Lane("measured", Runner(origin=Origin.MEASURED, card=card), printed))
-    return lanes
+        asked[Origin.MEASURED] = Runner(origin=Origin.MEASURED, card=card).cells(printed)
+    return asked
 
 
 def _has_cuda() -> bool:

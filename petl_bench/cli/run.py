@@ -55,6 +55,8 @@ def run(  # noqa: PLR0917 - one parameter an option
     gpu: options.Gpu = None,
     emulate: options.Emulate = None,
     suite: SuiteFile = None,
+    executor: options.ExecutorName = "local",
+    lanes: options.Lanes = None,
     out: Annotated[
         Path | None,
         options.option(
@@ -71,6 +73,7 @@ def run(  # noqa: PLR0917 - one parameter an option
     """Measure or simulate methods: table, figures, report."""
     from petl_bench import cards
     from petl_bench.errors import UsageError
+    from petl_bench.executors import start
     from petl_bench.runner import Runner
     from petl_bench.store import Store
 
@@ -105,7 +108,9 @@ def run(  # noqa: PLR0917 - one parameter an option
     plan = grid.plan()
     folder = out or Path("runs") / _run_name(plan, origin, card, emulate)
     store = Store(folder)
-    records = run_plan(Runner(origin=origin, card=card, emulates=emulate), plan, store)
+    with start(executor, lanes, origin, folder) as workers:
+        runner = Runner(origin=origin, card=card, emulates=emulate, executor=workers)
+        records = run_plan(runner, plan, store)
     if as_json:
         for record in records:
             sys.stdout.write(record.model_dump_json() + "\n")

@@ -68,6 +68,8 @@ def train(  # noqa: PLR0917 - one parameter an option
     ] = False,
 ) -> None:
     """Train methods on a real task: score, memory and time of each."""
+    from rich.console import Console
+
     from petl_bench import cards, registry
     from petl_bench.tasks import rates, splits, weights
     from petl_bench.tasks import task as tasks
@@ -76,8 +78,9 @@ def train(  # noqa: PLR0917 - one parameter an option
     numbers = _seeds(seeds)
     learning_rates = rates.Rates() if learning_rate is None else rates.parse(learning_rate)
     asked_task = tasks.find(task)
-    found = weights.find(backbone or asked_task.backbone)
-    loaded = splits.load(asked_task, data)
+    with Console(stderr=True).status("reading weights and data; the first time may take minutes"):
+        found = weights.find(backbone or asked_task.backbone)
+        loaded = splits.load(asked_task, data)
     from petl_bench.tasks.running import Asked, Bench
     from petl_bench.tasks.store import TrainingStore
 

@@ -2,7 +2,7 @@
 
 bitsandbytes on a CUDA device; elsewhere stand-ins that hold and borrow the same bytes and compute
 nothing. Sources: Dettmers et al. 2023, arXiv:2305.14314 (nf4) and 2022, arXiv:2208.07339 (int8);
-bytes as in bitsandbytes 0.49: nn/modules.py, autograd/_functions.py (MatMul4Bit, MatMul8bitLt),
+bytes as in bitsandbytes 0.50: nn/modules.py, autograd/_functions.py (MatMul4Bit, MatMul8bitLt),
 backends/cuda/ops.py. Which layers: transformers' get_keys_to_not_convert and _keep_in_fp32_modules
 (quantizers/base.py). Left out: nf4's fused kernels for a few tokens, and int8's columns of
 outliers, which depend on values.
@@ -24,23 +24,34 @@ NF4_CODE, BYTE_CODE = 16, 256  # values that 4 and 8 bits stand for
 OUTLIER = 6.0  # transformers' llm_int8_threshold
 
 
-def quantise(model: nn.Module, quantization: Quantization) -> None:
-    """Put low-bit layers in place of a transformers model's linear layers, but for its head.
+def quantise(
+    model: nn.Module, quantization: Quantization, task_head: nn.Module | None = None
+) -> None:
+    """Put low-bit layers in place of a transformers model's linear layers, but for its heads.
+
+    A `task_head` is left alone since it trains: transformers would convert it unless its name is
+    among `llm_int8_skip_modules`.
 
     Raises:
         ValueError: the model is on a CUDA device and bitsandbytes is not installed.
     """
     byte_code: torch.Tensor | None = None
+    skipped = set() if task_head is None else set(task_head.modules())
     for path, linear in _convertible(model):
+        if linear in skipped:
+            continue
         with linear.weight.device:
             if linear.weight.is_cuda:
                 made = _of_bitsandbytes(linear, quantization)
             elif quantization is Quantization.INT8:
                 made = SizedInt8(linear)
             else:
-                if quantization is Quantization.NF4_DOUBLE and byte_code is None:
+                double = quantization is Quantization.NF4_DOUBLE
+                made = SizedNf4(linear, double=double)
+                if double and byte_code is None:
+                    # The library's own, of which every layer has a copy.
                     byte_code = torch.zeros(BYTE_CODE)
-                made = SizedNf4(linear, byte_code)
+                    made.register_buffer("byte_code", byte_code, persistent=False)
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, made)
 
@@ -91,26 +102,27 @@ class SizedNf4(nn.Linear):
     """Linear4bit by its bytes.
 
     A packed weight [I O / 2, 1], a maximum for 64 of them in fp32 and a table of the 16 values.
-    With `byte_code`, one table for all layers, the maxima have a byte each, and a maximum again
-    for 256 of them, and their mean.
+    With `double` the maxima have a byte each, and a maximum again for 256 of them, their mean, and
+    a table of the 256 values.
     """
 
-    def __init__(self, linear: nn.Linear, byte_code: torch.Tensor | None) -> None:
+    def __init__(self, linear: nn.Linear, *, double: bool) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.dtype = linear.weight.dtype
         n = linear.weight.numel()
         packed = torch.zeros(-(-n // 2), 1, dtype=torch.uint8)
         self.weight = nn.Parameter(packed, requires_grad=False)
-        self.bias = linear.bias
+        self.register_parameter("bias", linear.bias)
         self.blocks = -(-n // NF4_BLOCK)
         kept = {"code": torch.zeros(NF4_CODE)}
-        if byte_code is None:
+        if not double:
             kept["absmax"] = torch.zeros(self.blocks)
         else:
             kept["absmax"] = torch.zeros(self.blocks, dtype=torch.uint8)
             kept["absmax_absmax"] = torch.zeros(-(-self.blocks // ABSMAX_BLOCK))
-            kept["absmax_mean"], kept["absmax_code"] = torch.zeros(()), byte_code
+            kept["absmax_mean"] = torch.zeros(())
+            kept["absmax_code"] = torch.zeros(BYTE_CODE)
         for name, tensor in kept.items():
             self.register_buffer(name, tensor, persistent=False)
 
@@ -148,7 +160,7 @@ class SizedInt8(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         bytes_OI = torch.zeros(self.out_features, self.in_features, dtype=torch.int8)
         self.weight = nn.Parameter(bytes_OI, requires_grad=False)
-        self.bias = linear.bias
+        self.register_parameter("bias", linear.bias)
         self.register_buffer("SCB", torch.zeros(self.out_features), persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

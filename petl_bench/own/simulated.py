@@ -27,6 +27,7 @@ from petl_bench.profilers.simulated.profiler import (
 from petl_bench.profilers.simulated.provenance import Provenance
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
+from petl_bench.profilers.simulated.values import masks_choose_all
 from petl_bench.profilers.simulated.windows import contiguous
 from petl_bench.record import Category, Measurement, Origin, Part, Phase, PhaseMemory
 
@@ -110,7 +111,7 @@ def _run(
         trained = models.optimizer_for(model, optimizer, given)
         profiler = SimulatedProfiler(ledger, trainee, trained, era, provenance)
         provenance.begins(inputs, trained)
-        with era.kernels(card), modes_in_recomputation(), ledger:
+        with masks_choose_all(), era.kernels(card), modes_in_recomputation(), ledger:
             for profiler.step in range(WARMUP_STEPS + MEASURED_STEPS):
                 ledger.flops = 0
                 if profiler.step == WARMUP_STEPS + MEASURED_STEPS - 1:

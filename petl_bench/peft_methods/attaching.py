@@ -1,12 +1,12 @@
 """Peft's model around a backbone, also around one without data."""
 
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
-import torch.fx.experimental._config
 from torch import nn
-from torch.distributions import Distribution
+from torch.nn import functional as F
 
 from petl_bench.backbones.ports import Ports
 from petl_bench.deferral import deferred_values, without_data
@@ -31,17 +31,22 @@ def get_peft_model(model: nn.Module, ports: Ports, config: Any) -> nn.Module:
         wrapped: nn.Module = peft.get_peft_model(model, config)
     if simulated:
         without_data(wrapped)
-        wrapped.register_forward_pre_hook(lambda *_: _answer_for_values(True))
-        wrapped.register_forward_hook(lambda *_: _answer_for_values(False), always_call=True)
     else:
         wrapped.to(device)
+    if ports.dims.fills_masks and config.peft_type in _BEFORE_THE_SOURCE:
+        hide = partial(_without_labels, config.num_virtual_tokens)
+        wrapped.register_forward_pre_hook(hide, with_kwargs=True)
     return wrapped
 
 
-def _answer_for_values(answer: bool) -> None:  # noqa: FBT001
-    """Set torch to say, of what has no data, that random distributions are well-formed.
+_BEFORE_THE_SOURCE = {"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING"}
 
-    And that a mask chooses everything: what a method indexes by a mask is as large as it can be.
-    """
-    Distribution.set_default_validate_args(__debug__ and not answer)
-    torch.fx.experimental._config.meta_nonzero_assume_all_nonzero = answer  # noqa: SLF001
+
+def _without_labels(
+    tokens: int, model: nn.Module, args: tuple[Any, ...], batch: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A label a token, [B, T], to one that does not count for each of the prompt's, too."""
+    del model
+    if batch.get("labels") is None:
+        return args, batch
+    return args, {**batch, "labels": F.pad(batch["labels"], (tokens, 0), value=-100)}

@@ -18,6 +18,7 @@ from petl_bench.peft_methods.config import (
     fields_of_files,
     types,
 )
+from petl_bench.peft_methods.experts import in_folders
 from petl_bench.peft_methods.fitting import fit
 
 CONFIG_FILE = "adapter_config.json"
@@ -94,7 +95,8 @@ def attach(model: nn.Module, ports: Ports, config: PeftMethodConfig) -> nn.Modul
         UsageError: peft refuses the model, or leaves nothing in it to train.
     """
     try:
-        wrapped = get_peft_model(model, ports, config.peft_config(ports.peft_task))
+        with in_folders(config.peft_config(ports.peft_task), ports.peft_task) as peft_config:
+            wrapped = get_peft_model(model, ports, peft_config)
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         raise UsageError(
             f"{config.address}: peft refuses: {' '.join(str(error).split())}"

@@ -30,6 +30,8 @@ def fit(backbone: Backbone, config: PeftMethodConfig) -> PeftMethodConfig:
     if "adapter_layers" in fields and config_value(config, "adapter_layers") is None:
         stacks = FAMILIES[backbone.family].dims(backbone.config).stacks
         found["adapter_layers"] = list(stacks.values())[-1].layers
+    if "hidden_size" in fields and config_value(config, "hidden_size") is None:
+        found["hidden_size"] = FAMILIES[backbone.family].dims(backbone.config).hidden_size
     fitted = type(config).model_validate({**config.model_dump(mode="json"), **found})
     _check_targets(backbone, fitted, tuner)
     return fitted

@@ -8,9 +8,8 @@ from typing import Any
 from petl_bench import backbones
 from petl_bench.case import Backbone, Frozen, Workload
 from petl_bench.record import Origin, Record
-from petl_bench.tasks.packages import WEIGHTS_NAME
+from petl_bench.tasks import packaged
 from petl_bench.tasks.rows import Row, TaskGroup
-from petl_bench.tasks.task import TASKS
 
 _BACKBONE_OPTIONS = {"dtype": "--dtype", "attention": "--attention", "quantize": "--quantize"}
 _WORKLOAD_OPTIONS = {
@@ -75,10 +74,9 @@ def train_commands(group: TaskGroup) -> list[str]:
 def _train_command(group: TaskGroup, rows: list[Row]) -> str:
     trial, recipe = group.records[0].trial, rows[0].recipe
     words = ["petl-bench", "train", "--task", trial.task]
-    if trial.backbone.name != WEIGHTS_NAME:
-        words += ["--backbone", f"path/to/{trial.backbone.name}"]
-    task = TASKS.get(trial.task)
-    if task is None or not task.packaged:
+    name = trial.backbone.name
+    words += ["--backbone", name if name in packaged.BACKBONES else f"path/to/{name}"]
+    if trial.task not in packaged.DATA:
         words += ["--data", f"path/to/{trial.task}"]
     seeds = dict.fromkeys(str(r.trial.seed) for row in rows for r in (*row.done, *row.others))
     words += ["--methods", ",".join(dict.fromkeys(row.label for row in rows))]

@@ -11,6 +11,7 @@ rates      learning rates, method by method
 weights    a pretrained backbone's folder
 record     one method trained with one seed: the question and the answer
 store      such records in a file
+energy     joules by NVML
 training   THE training run, by transformers' Trainer
 running    a plan to records
 rows       records that may be compared; a method's seeds together

@@ -18,10 +18,11 @@ class Row(NamedTuple):
 
 
 class Example(NamedTuple):
-    """One or two texts, and a class's number or a regression's value."""
+    """One or two texts, a class's number or a regression's value, and names of images."""
 
     texts: tuple[str, ...]
     label: int | float
+    images: tuple[str, ...] = ()
 
 
 def classes(task: Task, train: Iterable[Row]) -> tuple[str, ...]:
@@ -45,8 +46,14 @@ def example(task: Task, names: tuple[str, ...], row: Row) -> Example:
         UsageError: a field that is missing or of another kind, or an unknown label; the message
             says where.
     """
+    if task.adapt is not None:
+        try:
+            row = Row(row.where, task.adapt(row.fields))
+        except ValueError as error:
+            raise UsageError(f"data: {row.where}: {error}") from None
     texts = tuple(_text(row, name) for name in task.texts)
-    return Example(texts, _label(task, names, row))
+    seen = () if task.image is None else images(task.image, row)
+    return Example(texts, _label(task, names, row), seen)
 
 
 def _field(row: Row, name: str) -> object:
@@ -65,7 +72,24 @@ def _text(row: Row, name: str) -> str:
         value = ", ".join(map(str, value))
     if not isinstance(value, str):
         raise UsageError(f"data: {row.where}: {name} is {value!r}, not a text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON may escape half a surrogate pair; tokenizers take none
+        raise UsageError(f"data: {row.where}: {name} is not Unicode text") from None
     return value
+
+
+def images(field: str, row: Row) -> tuple[str, ...]:
+    """Names of the row's images: its field has one name, or a list of them.
+
+    Raises:
+        UsageError: it has something else; the message says where.
+    """
+    value = _field(row, field)
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"data: {row.where}: {field} is {value!r}, not an image's name or several")
+    return tuple(names)
 
 
 def _label(task: Task, names: tuple[str, ...], row: Row) -> int | float:

@@ -77,6 +77,8 @@ class Outcome(Frozen):
     step_s: Annotated[float, Field(gt=0)]  # median over the steps but the first
     elapsed_s: float  # of training and its evaluations
     peak_allocated_bytes: int | None = None  # of the training steps; None without a CUDA device
+    # Joules of the whole card in elapsed_s, by NVML; None without its counter.
+    energy_j: Annotated[float, Field(ge=0)] | None = None
 
 
 class SimulatedPeak(Frozen):

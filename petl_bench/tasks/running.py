@@ -20,6 +20,7 @@ from petl_bench.errors import UsageError
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.profiler import simulate
 from petl_bench.record import Status
+from petl_bench.tasks.answers import Answers
 from petl_bench.tasks.metrics import scores
 from petl_bench.tasks.rates import Rates
 from petl_bench.tasks.record import Data, Outcome, Recipe, SimulatedPeak, TrainingRecord, Trial
@@ -27,7 +28,7 @@ from petl_bench.tasks.splits import Splits
 from petl_bench.tasks.store import Expected, TrainingStore
 from petl_bench.tasks.task import Task
 from petl_bench.tasks.training import Encoded, Encoder, NonFiniteLossError, train
-from petl_bench.tasks.weights import Weights
+from petl_bench.tasks.weights import Weights, answers_in_text
 
 MAX_LENGTH_TOKENS = 128  # as in Sung et al. 2022
 _MOST_WARMUP_STEPS = 500  # likewise
@@ -69,8 +70,14 @@ class Bench:
 
     @property
     def backbone(self) -> Backbone:
-        """The weights' architecture, with a head for the task."""
-        return self.weights.backbone(self.splits.outputs)
+        """The weights' architecture, with a head for the task.
+
+        Raises:
+            UsageError: it does not see images as the task has them.
+        """
+        found = self.weights.backbone(self.splits.outputs)
+        _check_sight(found, self.splits)
+        return found
 
     def plan(self, methods: str, seeds: Sequence[int], asked: Asked) -> list[PlannedTrial]:
         """The trials, none twice: all methods with the first seed, then with the next.
@@ -144,7 +151,9 @@ def run(
     `card` is what memory is simulated for, beside what a CUDA device measures.
     """
     environment = measured_environment() if torch.cuda.is_available() else processor_environment()
-    encoder = Encoder(bench.weights.folder)
+    encoder = Encoder(bench.weights.folder, bench.splits.features)
+    if answers_in_text(bench.backbone):
+        encoder.answers = Answers(bench.task, bench.splits.labels, encoder.tokenizer)
     splits = _encoded(bench.splits, encoder, plan[0].trial.recipe.max_length_tokens)
     constant = _constant(bench)
     for done, planned in enumerate(plan):
@@ -158,7 +167,7 @@ def run(
         expected = Expected(trial.trial_id, environment, sha256)
         record = store.finished(expected)
         if record is None:
-            case = _case(trial, splits["train"])
+            case = _case(trial, splits["train"], bench.splits.images)
             answer = _skip(case)
             if answer is None:
                 # FutureWarning: peft 0.21 asks transformers 5.23 by an old name.
@@ -206,12 +215,34 @@ def _outcome(train_it: Callable[[], Outcome]) -> dict[str, Any]:
             torch.cuda.empty_cache()
 
 
-def _case(trial: Trial, train_split: Encoded) -> Case:
+def _check_sight(backbone: Backbone, splits: Splits) -> None:
+    family, config = FAMILIES[backbone.family], backbone.config
+    if splits.features is None:
+        return
+    most = family.most_images(config)
+    if splits.images > most:
+        takes = f"takes at most {most} images" if most else "sees no images"
+        raise UsageError(f"backbone: {backbone.name} {takes}; the task has {splits.images}")
+    cells, size = splits.features.array.shape[1:]
+    grid = config["feature_grid"]
+    assert isinstance(grid, int)
+    if (cells, size) != (grid**2, config["feature_size"]):
+        raise UsageError(
+            f"backbone: {backbone.name} sees {grid} x {grid} cells of {config['feature_size']}"
+            f" features; the task's images have {cells} of {size}"
+        )
+
+
+def _case(trial: Trial, train_split: Encoded, images: int) -> Case:
     """The trial's step as a simulation asks for it, with the longest example that it meets."""
     workload = Workload(
         batch_size=trial.recipe.batch_size,
         source_length_tokens=max(len(example["input_ids"]) for example in train_split),
+        images=images,
     )
+    if answers_in_text(trial.backbone):
+        longest = max(len(example["labels"]) for example in train_split)
+        workload = workload.model_copy(update={"target_length_tokens": longest})
     return Case(
         backbone=trial.backbone,
         method=trial.method,

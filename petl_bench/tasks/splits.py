@@ -14,8 +14,9 @@ from pathlib import Path
 
 from petl_bench.errors import UsageError
 from petl_bench.tasks import files, hub, packaged
-from petl_bench.tasks.labels import Example, Row, classes, example
+from petl_bench.tasks.labels import Example, Row, classes, example, images
 from petl_bench.tasks.task import Task
+from petl_bench.tasks.vision.features import Features, read
 
 _SEED = 42
 _HELD_OUT = 1000
@@ -29,6 +30,12 @@ class Splits:
     train: list[Example]
     validation: list[Example]
     test: list[Example]
+    features: Features | None = None  # of a task with images
+
+    @property
+    def images(self) -> int:
+        """Of an example; 1 where it has none."""
+        return len(self.train[0].images) or 1
 
     @property
     def outputs(self) -> int:
@@ -38,7 +45,11 @@ class Splits:
     @property
     def sha256(self) -> str:
         """Hash of every example, in order."""
-        content = [self.labels, self.train, self.validation, self.test]
+        splits = (self.train, self.validation, self.test)
+        if self.features is None:
+            content = [self.labels, *([example[:2] for example in of] for of in splits)]
+        else:
+            content = [self.labels, *splits, self.features.sha256]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
@@ -60,6 +71,10 @@ def load(task: Task, folder: Path | None) -> Splits:
         rows = dict(packaged.DATA[task.name]())
     else:
         rows = hub.read(task)
+    features = _features(task, folder)
+    if features is not None:
+        assert task.image is not None
+        _check_images(features, task.image, [row for of in rows.values() for row in of or ()])
     names = classes(task, rows["train"] or ())
     if len(names) == 1:
         raise UsageError(f"data: the training split has one label alone, {names[0]!r}")
@@ -68,7 +83,31 @@ def load(task: Task, folder: Path | None) -> Splits:
         for split, of_split in rows.items()
     }
     train, validation, test = _complete(**found)
-    return Splits(labels=names, train=train, validation=validation, test=test)
+    return Splits(labels=names, train=train, validation=validation, test=test, features=features)
+
+
+def _features(task: Task, folder: Path | None) -> Features | None:
+    if task.image is None:
+        return None
+    return read(folder) if folder is not None else packaged.FEATURES[task.name]()
+
+
+def _check_images(features: Features, field: str, rows: list[Row]) -> None:
+    """Every image is there, and every example has as many.
+
+    Raises:
+        UsageError: not so; the message says where.
+    """
+    count = len(images(field, rows[0]))
+    for row in rows:
+        names = images(field, row)
+        if len(names) != count:
+            raise UsageError(
+                f"data: {row.where}: {len(names)} images; the first example has {count}"
+            )
+        for name in names:
+            if name not in features.rows:
+                raise UsageError(f"data: {row.where}: image {name!r} has no features")
 
 
 def _local(folder: Path) -> dict[str, list[Row] | None]:

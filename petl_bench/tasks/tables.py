@@ -1,6 +1,7 @@
 """Training records as tables for people, and rows for programs."""
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import pandas as pd
 
@@ -32,6 +33,7 @@ def summary(group: TaskGroup) -> Table:
     shown += [
         ("time per step (ms)", lambda row: _mean(row, _step_s, _milliseconds)),
         ("learning rate", lambda row: _number(row.recipe.learning_rate, _rate)),
+        *_energy(found),
         *_differing(found),
     ]
     return Table(
@@ -173,10 +175,22 @@ def _raw(record: TrainingRecord) -> dict[str, object]:
         "total_parameters": outcome.total_parameters if outcome else None,
         "step_s": outcome.step_s if outcome else None,
         "elapsed_s": outcome.elapsed_s if outcome else None,
+        "energy_j": outcome.energy_j if outcome else None,
         "simulated_peak_allocated_bytes": simulated.peak_allocated_bytes if simulated else None,
         "simulated_peak_reserved_bytes": simulated.peak_reserved_bytes if simulated else None,
         "measured_peak_allocated_bytes": outcome.peak_allocated_bytes if outcome else None,
     }
+
+
+def _energy(found: Sequence[Row]) -> list[tuple[str, Callable[[Row], Cell]]]:
+    """A column where any run has it."""
+
+    def cell(row: Row) -> Cell:
+        known = [o.energy_j for o in row.outcomes if o.energy_j is not None]
+        return _number(fmean(known) if known else None, lambda joules: f"{joules / 1000:.1f}")
+
+    known = any(outcome.energy_j is not None for row in found for outcome in row.outcomes)
+    return [("energy of a run (kJ)", cell)] if known else []
 
 
 def _differing(found: Sequence[Row]) -> list[tuple[str, Callable[[Row], Cell]]]:

@@ -5,9 +5,11 @@ table 1 (CLUE). Splits and epochs of GLUE are those of Sung et al. 2022, arXiv:2
 4.1, and of the authors' code: see `splits`.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from petl_bench.errors import UsageError, hint
+from petl_bench.tasks.marking import marked_spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +26,8 @@ class Hub:
 class Task:
     """One sentence or a pair of them, and a label: a class, or a number where it is a regression.
 
+    Where it has images, examples name them in the field `image`; see `vision.features`.
+
     `labels` are the classes in the order of their numbers; None: those of the training split.
     The score is the mean of the metrics, best 1.
     """
@@ -31,6 +35,9 @@ class Task:
     name: str
     texts: tuple[str, ...]  # one or two fields
     label: str = "label"
+    image: str | None = None  # field
+    # What a row's fields become before they are read; raises ValueError where they do not fit.
+    adapt: Callable[[Mapping[str, object]], Mapping[str, object]] | None = None
     labels: tuple[str, ...] | None = None
     regression: bool = False
     metrics: tuple[str, ...] = ("accuracy",)
@@ -134,6 +141,14 @@ _CLUE = (
     _clue("cmnli", _PAIR, _INFERENCE),
     _clue("ocnli", _PAIR, _INFERENCE),
     _clue("csl", ("abst", "keyword"), _YES_NO),
+    Task(
+        name="wsc",
+        texts=("text",),
+        labels=("true", "false"),
+        adapt=marked_spans,
+        hub=Hub(path="clue/clue", config="cluewsc2020", validation=None, test="validation"),
+        backbone=_OF_CHINESE,
+    ),
     # Of its few-shot release (Xu et al. 2021, arXiv:2107.07498), by --data alone.
     Task(name="bustm", texts=_PAIR, labels=_YES_NO, backbone=_OF_CHINESE),
     Task(
@@ -159,6 +174,24 @@ _OFFLINE = (
         labels=("negative", "positive"),
         epochs=1,
         backbone=_OF_CHINESE,
+    ),
+    Task(
+        name="easy-vqa",
+        texts=("question",),
+        label="answer",
+        image="image",
+        epochs=3,
+        backbone="shapes-mini",
+    ),
+    # About images whose features are beside the data, by --data alone. Hudson and Manning 2019,
+    # arXiv:1902.09506; Suhr et al. 2019, arXiv:1811.00491.
+    Task(name="gqa", texts=("question",), label="answer", image="image", backbone="shapes-mini"),
+    Task(
+        name="nlvr2",
+        texts=("sentence",),
+        labels=("False", "True"),
+        image="images",
+        backbone="shapes-mini",
     ),
     # Anyone's data, by --data alone; classes are those of the training split.
     Task(name="sentence", texts=("text",)),

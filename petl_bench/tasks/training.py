@@ -6,7 +6,8 @@ Legend: N examples, C outputs of the task head.
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -16,8 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import (
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    DataCollatorForSeq2Seq,
     DataCollatorWithPadding,
     PrinterCallback,
     Trainer,
@@ -29,13 +32,18 @@ from transformers.utils import logging
 
 from petl_bench import registry
 from petl_bench.backbones import FAMILIES
+from petl_bench.case import Backbone
 from petl_bench.errors import UsageError
 from petl_bench.method import attach
 from petl_bench.method_spec import validated_config
+from petl_bench.tasks.answers import Answers
+from petl_bench.tasks.energy import consumed_j, spent_j
 from petl_bench.tasks.labels import Example
 from petl_bench.tasks.metrics import score, scores
 from petl_bench.tasks.record import Evaluation, Outcome, Trial
 from petl_bench.tasks.task import Task
+from petl_bench.tasks.vision.features import Features
+from petl_bench.tasks.weights import answers_in_text
 from petl_bench.training import trainable
 
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
@@ -52,19 +60,25 @@ class NonFiniteLossError(RuntimeError):
 
 
 class Encoder:
-    """A backbone's folder, and its tokenizer."""
+    """A backbone's folder, and its tokenizer; and what stands beside text in a batch.
 
-    def __init__(self, folder: Path) -> None:
+    `answers` are set for a backbone that answers in text; `features` for a task with images.
+    """
+
+    def __init__(self, folder: Path, features: Features | None = None) -> None:
         """Of the folder.
 
         Raises:
             UsageError: it has none, or one that does not pad.
         """
         self.folder = folder
+        self.features = features
+        self.answers: Answers | None = None
         if not any(found for name in _VOCABULARIES for found in folder.glob(name)):
             raise UsageError(f"backbone: {folder} has no tokenizer")
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+            with _quiet():  # of a model class that is not transformers'
+                self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
         except (OSError, ValueError) as error:
             first = str(error).strip().partition("\n")[0]
             raise UsageError(f"backbone: the tokenizer in {folder} is amiss: {first}") from None
@@ -73,14 +87,33 @@ class Encoder:
 
     def encode(self, examples: Sequence[Example], max_length_tokens: int) -> Encoded:
         """Every example as token ids, cut to `max_length_tokens`, pairs at the longer text."""
-        fields = zip(*(example.texts for example in examples), strict=True)
-        tokens = self.tokenizer(
-            *(list(field) for field in fields), truncation=True, max_length=max_length_tokens
-        )
+        if self.answers is None:
+            fields = zip(*(example.texts for example in examples), strict=True)
+            texts = [list(field) for field in fields]
+        else:
+            texts = [[self.answers.source(example) for example in examples]]
+        tokens = self.tokenizer(*texts, truncation=True, max_length=max_length_tokens)
         return [
-            {name: values[index] for name, values in tokens.items()} | {"labels": example.label}
+            {name: values[index] for name, values in tokens.items()} | self._beside(example)
             for index, example in enumerate(examples)
         ]
+
+    def _beside(self, example: Example) -> dict[str, Any]:
+        if self.answers is None:
+            labels: Any = example.label
+        else:
+            labels = self.answers.tokens[int(example.label)]
+        return {"labels": labels} | ({"images": example.images} if example.images else {})
+
+    def collate(self, examples: Encoded) -> dict[str, torch.Tensor]:
+        """A batch of encoded examples, padded to the longest."""
+        collator = DataCollatorWithPadding if self.answers is None else DataCollatorForSeq2Seq
+        texts = [{k: v for k, v in example.items() if k != "images"} for example in examples]
+        batch: dict[str, torch.Tensor] = dict(collator(self.tokenizer)(texts))
+        if self.features is not None:
+            images = [example["images"] for example in examples]
+            batch["image_features"] = torch.from_numpy(self.features.batch(images))
+        return batch
 
 
 def train(
@@ -105,16 +138,17 @@ def train(
             args=_arguments(trial, scratch),
             train_dataset=splits["train"],
             eval_dataset=splits["validation"],
-            data_collator=DataCollatorWithPadding(encoder.tokenizer),
+            data_collator=encoder.collate,
+            answers=encoder.answers,
             compute_metrics=metrics,
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)  # which prints to stdout
         watch.losses = trainer.losses
         _initialise(trial, model, splits["train"], trainer.data_collator)
-        begin = time.perf_counter()
+        energy_before_j, begin = consumed_j(), time.perf_counter()
         trainer.train()
-        elapsed_s = time.perf_counter() - begin
+        elapsed_s, energy_j = time.perf_counter() - begin, spent_j(energy_before_j)
         watch.bring_back_the_best()
         test = metrics.of(trainer.predict(splits["test"]))
     return Outcome(
@@ -126,29 +160,52 @@ def train(
         step_s=median(watch.times_s[1:] or watch.times_s),
         elapsed_s=elapsed_s,
         peak_allocated_bytes=watch.peak_bytes,
+        energy_j=energy_j,
     )
 
 
 def _trainee(trial: Trial, weights: Path) -> nn.Module:
     backbone = trial.backbone
-    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # that the head is new is known
-    try:
-        model = AutoModelForSequenceClassification.from_pretrained(
+    kind, options = _kind(backbone)
+    with _quiet():  # that the head is new is known
+        model = kind.from_pretrained(
             str(weights),
-            num_labels=backbone.config["num_labels"],
             dtype=torch.float32,
             attn_implementation=backbone.attention.value,
-            ignore_mismatched_sizes=True,  # another task's head
+            **options,
         )
+    method = registry.get(trial.method.name)
+    ports = FAMILIES[backbone.family].ports(model)
+    return attach(method, model, ports, validated_config(method, trial.method.config))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and warnings of transformers'."""
+    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
-    method = registry.get(trial.method.name)
-    ports = FAMILIES[backbone.family].ports(model)
-    return attach(method, model, ports, validated_config(method, trial.method.config))
+
+
+def _kind(backbone: Backbone) -> tuple[Any, dict[str, Any]]:
+    """The model's class, and what its `from_pretrained` is told of the task."""
+    own_class = FAMILIES[backbone.family].own_class
+    if own_class is not None:
+        return own_class(), {}
+    if answers_in_text(backbone):
+        return AutoModelForSeq2SeqLM, {}
+    # Mismatched: another task's head.
+    labels = backbone.config["num_labels"]
+    return AutoModelForSequenceClassification, {
+        "num_labels": labels,
+        "ignore_mismatched_sizes": True,
+    }
 
 
 def _initialise(trial: Trial, model: nn.Module, examples: Encoded, collate: Any) -> None:
@@ -194,11 +251,15 @@ def _arguments(trial: Trial, folder: str) -> Any:
 
 
 class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
-    """Trainer that keeps every loss, and stops at one that is not finite."""
+    """Trainer that keeps every loss, stops at one that is not finite, and tells answers in text.
 
-    def __init__(self, **arguments: Any) -> None:
+    Of these it predicts classes, [B], as what greedy search generates says; of others, logits.
+    """
+
+    def __init__(self, *, answers: Answers | None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.losses: list[float] = []
+        self._answers = answers
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The loss, [], as Trainer's own."""
@@ -207,6 +268,21 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
         if not math.isfinite(self.losses[-1]):
             raise NonFiniteLossError(f"the loss is {self.losses[-1]} at step {len(self.losses)}")
         return loss
+
+    @torch.no_grad()
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor | None, Any, torch.Tensor | None]:
+        """Trainer's own; or no loss, classes that are generated, and those of the labels, [B]."""
+        if self._answers is None:
+            return super().prediction_step(model, inputs, *args, **kwargs)  # type: ignore[no-any-return]
+        inputs = self._prepare_inputs(inputs)
+        labels_BT = inputs.pop("labels")
+        generated_BT = model.generate(
+            **inputs, max_new_tokens=self._answers.longest, do_sample=False, num_beams=1
+        )
+        # The first token is what the decoder starts from.
+        return None, self._answers.classes(generated_BT[:, 1:]), self._answers.classes(labels_BT)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc] # likewise
@@ -267,7 +343,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc] # likewise
 
 
 class _Metrics:
-    """The task's metrics of logits, [N, C]."""
+    """The task's metrics of logits, [N, C], or of classes, [N]."""
 
     PREFIX = "eval_task_"  # apart from Trainer's own, such as eval_runtime
 
@@ -276,9 +352,10 @@ class _Metrics:
 
     def of(self, predicted: Any) -> dict[str, float]:
         """Each metric, by its name."""
-        logits = predicted.predictions
-        logits_NC = np.asarray(logits[0] if isinstance(logits, tuple) else logits)
-        found = logits_NC.reshape(-1) if self._task.regression else logits_NC.argmax(axis=-1)
+        outputs = predicted.predictions
+        outputs = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
+        flat = self._task.regression or outputs.ndim == 1
+        found = outputs.reshape(-1) if flat else outputs.argmax(axis=-1)
         return scores(self._task.metrics, predicted.label_ids.tolist(), found.tolist())
 
     def __call__(self, predicted: Any) -> dict[str, float]:

@@ -34,18 +34,27 @@ class Weights:
         return digest.hexdigest()
 
     def backbone(self, outputs: int) -> Backbone:
-        """The architecture as a classifier with `outputs`.
+        """The architecture: an encoder-decoder, or an encoder with a classifier of `outputs`.
 
         Raises:
-            UsageError: no configuration, or that of a model that is no classifier.
+            UsageError: no configuration, or that of another kind of model.
         """
         found = backbones.find(str(self.folder))
-        if FAMILIES[found.family].dims(found.config).language_head:
+        dims = FAMILIES[found.family].dims(found.config)
+        if answers_in_text(found):
+            return found.model_copy(update={"name": self.name})
+        if dims.language_head:
             raise UsageError(
-                f"backbone: {self.name} generates text; train takes encoders with a classifier"
+                f"backbone: {self.name} is a decoder; train takes encoders and encoder-decoders"
             )
         config = {**found.config, "num_labels": outputs}
         return found.model_copy(update={"name": self.name, "config": config})
+
+
+def answers_in_text(backbone: Backbone) -> bool:
+    """Whether it is an encoder-decoder, which generates a class's name."""
+    dims = FAMILIES[backbone.family].dims(backbone.config)
+    return dims.language_head and {"encoder", "decoder"} <= dims.stacks.keys()
 
 
 def find(name: str) -> Weights:

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from petl_bench.methods.lst import attach_lst, from_pretrained
 from torch import nn
+from transformers import T5ForConditionalGeneration
 
 from petl_bench import method, registry
 from petl_bench.backbones import ports_of
@@ -93,3 +95,26 @@ def test_pixels_without_an_encoder_are_refused(built):
     del batch["image_features"]
     with pytest.raises(ValueError, match="pixel_values need an image encoder"):
         model(**batch, pixel_values=torch.zeros(3, 1, 3, 12, 12))
+
+
+@pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static"}])
+def test_a_ladder_comes_back_with_its_backbone_and_its_visual_embedding(cache, tiny, tmp_path):
+    """From T5's own weights, as CLIP-T5 starts: what sees images is new, and the ladder's."""
+    shape = ClipT5Config(**tiny().config, decoder_start_token_id=0, pad_token_id=0)
+    torch.manual_seed(0)
+    T5ForConditionalGeneration(shape).save_pretrained(tmp_path / "t5")
+    plain = ClipT5.from_pretrained(tmp_path / "t5", config=shape)
+    model = attach_lst(plain, reduction=2, keep="all").eval()
+    for parameter in model.ladders.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path / "ladder")
+    again = from_pretrained(tmp_path / "ladder", config=shape).eval()
+    assert type(again) is ClipT5
+    inputs = {"input_ids": torch.arange(2, 12).view(2, 5), "image_features": torch.randn(2, 9, 10)}
+    with torch.no_grad():
+        told = [
+            each.generate(**inputs, **cache, max_new_tokens=5, min_new_tokens=5)
+            for each in (model, again)
+        ]
+    assert torch.equal(*told)
+    assert torch.equal(told[0], model.generate(**inputs, max_new_tokens=5, min_new_tokens=5))

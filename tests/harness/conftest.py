@@ -59,6 +59,19 @@ def killed(model, ports, config):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def deadly(model, ports, config):
+    os.kill(os.getppid(), signal.SIGKILL)  # what holds the lane: of use elsewhere alone
+    time.sleep(300)
+
+
+def deadly_once(model, ports, config):
+    try:
+        os.close(os.open(os.environ["ONCE"], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return model
+    deadly(model, ports, config)
+
+
 def sleeping(model, ports, config):
     if "AWAKE" not in os.environ:
         time.sleep(300)
@@ -81,12 +94,23 @@ NOISY = fake("noisy", noisy)
 RAISING = fake("raising", raising)
 EXITING = fake("exiting", exiting)
 KILLED = fake("killed", killed)
+DEADLY = fake("deadly", deadly)
+DEADLY_ONCE = fake("deadly_once", deadly_once)
 SLEEPING = fake("sleeping", sleeping)
 UNWILLING = fake(
     "unwilling", noisy, unsupported=lambda dims, config: f"no way with {dims.num_heads} heads"
 )
 '''
-_FAKE_NAMES = ("noisy", "raising", "exiting", "killed", "sleeping", "unwilling")
+_FAKE_NAMES = (
+    "noisy",
+    "raising",
+    "exiting",
+    "killed",
+    "deadly",
+    "deadly_once",
+    "sleeping",
+    "unwilling",
+)
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,12 @@ import torch
 from petl_bench import backbones, cards, environment, registry
 from petl_bench.case import Case, Workload
 from petl_bench.errors import OutOfMemoryError
+from petl_bench.jobs import Task
 from petl_bench.method_spec import parse_specs
 from petl_bench.profilers import cuda
 from petl_bench.record import Origin, Phase, Status
 from petl_bench.units import MIB
-from petl_bench.worker import Task, run_task
+from petl_bench.worker import run_task
 
 WORKLOAD = Workload(
     batch_size=2,

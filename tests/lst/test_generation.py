@@ -3,6 +3,7 @@
 import pytest
 import torch
 from petl_bench.methods.lst import attach_lst
+from transformers import DynamicCache, EncoderDecoderCache
 
 SEARCHES = {
     "greedy": {"do_sample": False},
@@ -23,10 +24,12 @@ def generated(model, batch, **options):
 @pytest.mark.parametrize("variant", ["paper", "cross-attention", "adapter-blocks", "side-tuning"])
 def test_the_cache_changes_no_token(variant, search, t5, batch, stirred):
     model = stirred(attach_lst(t5, variant=variant, reduction=2))
-    with_cache, without = (
-        generated(model, batch, use_cache=use, **SEARCHES[search]) for use in (True, False)
+    kinds = {"use_cache": True}, {"cache_implementation": "static"}, {"use_cache": False}
+    with_cache, static, without = (
+        generated(model, batch, **kind, **SEARCHES[search]) for kind in kinds
     )
     assert torch.equal(with_cache, without)
+    assert torch.equal(static, without)
 
 
 def test_the_ladder_is_what_generates(t5, batch, stirred):
@@ -56,10 +59,18 @@ def test_encoder_outputs_without_a_side_state_are_refused(t5, batch):
         model(encoder_outputs=encoded, labels=batch["labels"])
 
 
-def test_a_cache_of_fixed_shape_is_refused(t5, batch):
-    model = attach_lst(t5, reduction=2)
-    with pytest.raises(ValueError, match=r"needs a DynamicCache .* not StaticCache"):
-        generated(model, batch, cache_implementation="static")
+def test_a_quantised_cache_is_refused(t5):
+    class QuantizedCache(DynamicCache):
+        pass
+
+    attach_lst(t5, reduction=2)
+    cache = EncoderDecoderCache(QuantizedCache(), DynamicCache())
+    with pytest.raises(ValueError, match=r"needs a cache of whole sequences, not QuantizedCache"):
+        t5(
+            input_ids=torch.ones(1, 3, dtype=int),
+            decoder_input_ids=torch.ones(1, 1, dtype=int),
+            past_key_values=cache,
+        )
 
 
 def test_input_embeddings_are_refused(t5, batch):

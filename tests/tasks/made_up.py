@@ -36,6 +36,7 @@ def record(
     task="rte",
     peak=None,
     measured=None,
+    energy=None,
     reason=None,
     rate=3e-4,
     steps=500,
@@ -77,6 +78,7 @@ def record(
             step_s=0.25,
             elapsed_s=200.0,
             peak_allocated_bytes=measured,
+            energy_j=energy,
         )
     simulated = SimulatedPeak(
         card="a100-80gb",

@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import json
 import sys
 from collections import Counter
 from importlib.util import find_spec
@@ -70,6 +71,10 @@ def complaint(folder, task=RTE):
             "data: train.jsonl line 3: label '2' is not one of entailment, not_entailment",
         ),
         ('{"sentence1": "a", ', "data: train.jsonl line 3 is not JSON"),
+        (
+            '{"sentence1": "a", "sentence2": "\\ud800", "label": 0}',
+            "data: train.jsonl line 3: sentence2 is not Unicode text",
+        ),
         ("[1, 2]", "data: train.jsonl line 3 is not a JSON object"),
         ("[" * 100_000, "data: train.jsonl line 3 is nested too deeply"),
     ],
@@ -81,10 +86,16 @@ def test_a_bad_line_is_named(rte, line, said):
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv"])
-def test_another_encoding_is_named_with_its_line(rte, ending):
+@pytest.mark.parametrize(
+    ("word", "encoding"), [("\u7535\u5f71", "gbk"), ("caf\xe9", "latin-1"), ("\u201c", "cp1252")]
+)
+def test_another_encoding_is_named_with_its_line(rte, ending, word, encoding):
     (rte / "train.jsonl").unlink()
-    text = "sentence1,sentence2,label\r\na,b,0\r\n\u7535\u5f71,d,1\r\n"
-    (rte / f"train.{ending}").write_bytes(text.encode("gbk"))
+    lines = {
+        "csv": ["sentence1,sentence2,label", "a,b,0", f"{word},d,1"],
+        "jsonl": [json.dumps(GOOD[0])] * 2 + [json.dumps(GOOD[0]).replace("a", word, 1)],
+    }[ending]
+    (rte / f"train.{ending}").write_bytes("\r\n".join(lines).encode(encoding))
     assert complaint(rte) == f"data: train.{ending} line 3 is not UTF-8 text"
 
 
@@ -166,6 +177,37 @@ def test_a_task_without_labels_takes_those_of_train(data_folder):
     assert "has one label alone" in complaint(data_folder, SENTENCE)
 
 
+SPANS = {"span1_text": "bed", "span1_index": 4, "span2_text": "it", "span2_index": 8}
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (SPANS, "The _bed_ [it] stands."),
+        ({**SPANS, "span2_text": " it", "span2_index": 7}, "The _bed_[ it] stands."),
+        (
+            {"span1_text": "stands", "span1_index": 11, "span2_text": "The", "span2_index": 0},
+            "[The] bed it _stands_.",
+        ),
+        ({**SPANS, "span2_index": 9}, "span2_text 'it' is not at span2_index 9 of the text"),
+        ({**SPANS, "span1_index": -4}, "span1_text 'bed' is not at span1_index -4 of the text"),
+        ({"span1_text": "bed"}, "target has no span1_text with its span1_index"),
+        (None, "needs a text, and a target with span1 and span2 in it"),
+    ],
+)
+def test_noun_and_pronoun_are_marked(rte, target, said):
+    row = {"text": "The bed it stands.", "target": target, "label": "true"}
+    other = {"text": "The bed it stands.", "target": SPANS, "label": "false"}
+    write_lines(rte / "train.jsonl", [other, row])
+    for split in ("validation", "test"):
+        write_lines(rte / f"{split}.jsonl", [other])
+    task = find("wsc")
+    if "[" in said:
+        assert splits.load(task, rte).train[1] == ((said,), 0)
+    else:
+        assert complaint(rte, task) == f"data: train.jsonl line 2: {said}"
+
+
 def test_numbered_labels_keep_their_order(data_folder):
     for split in ("train", "validation", "test"):
         rows = [{"text": "x", "label": label} for label in (10, 9, 100)]
@@ -243,7 +285,7 @@ def test_every_task_has_texts_metrics_and_data(task):
     assert len(task.texts) in {1, 2}
     assert task.metrics
     assert task.backbone in packaged.BACKBONES
-    own = {"sentence", "pair", "bustm", "eprstmt"}  # by --data alone
+    own = {"sentence", "pair", "bustm", "eprstmt", "gqa", "nlvr2"}  # by --data alone
     assert task.hub or task.name in packaged.DATA.keys() | own
 
 
@@ -292,9 +334,9 @@ def test_without_its_package_the_extra_is_named(monkeypatch):
 def test_a_very_long_text_is_cut(data_folder, tiny_backbone):
     from petl_bench.tasks.training import Encoder
 
-    long = "good " * 20_000
-    examples = make_examples(2, 0)
-    write_lines(data_folder / "train.jsonl", [*examples, {"text": long, "label": "fresh"}])
+    long = [{"text": text, "label": "fresh"} for text in ("good " * 20_000, "g" * 100_000)]
+    write_lines(data_folder / "train.jsonl", [*make_examples(2, 0), *long])
     found = splits.load(SENTENCE, data_folder)
     encoded = Encoder(tiny_backbone).encode(found.train, 40)
     assert len(encoded[2]["input_ids"]) == 40
+    assert len(encoded[3]["input_ids"]) == 3  # one unknown word

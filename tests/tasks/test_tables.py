@@ -61,6 +61,15 @@ def test_the_frame_has_a_row_a_record_and_nulls_where_there_is_no_number():
     assert frame["test_score"].isna().tolist() == [False, False, False, True, False, True]
 
 
+def test_energy_has_a_column_where_it_is_known():
+    assert "energy of a run (kJ)" not in [c.header for c in summary(only(RECORDS)).columns]
+    found = [record("full", 0, 0.6, energy=3000.0), record("full", 1, 0.6, energy=4000.0)]
+    table = summary(only([*found, record("bitfit", 0, 0.6)]))
+    column = [c.header for c in table.columns].index("energy of a run (kJ)")
+    assert [row[column].text for row in table.rows] == ["3.5", "-"]
+    assert to_frame(found)["energy_j"].tolist() == [3000.0, 4000.0]
+
+
 def test_what_differs_in_the_recipe_has_a_column():
     assert "steps" not in [column.header for column in summary(only(RECORDS)).columns]
     longer = [*RECORDS, record("full", 0, 0.9, steps=1000, peak=300 * MIB)]

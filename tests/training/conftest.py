@@ -17,6 +17,7 @@ from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.cuda_semantics import CudaKernels, foreach_by_default
 from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
+from petl_bench.profilers.simulated.values import masks_choose_all
 from petl_bench.record import Category, Phase
 from petl_bench.steps import Step
 
@@ -60,6 +61,8 @@ TINY_OTHERS = {
     "clip-t5": {**TINY, "feature_size": 10, "feature_grid": 3, "pooled_grid": 2},
     "bert": ENCODER,
     "roberta": ENCODER,
+    "bert-mlm": ENCODER,
+    "roberta-mlm": ENCODER,
     "bart-encoder": BART,
     "bart": BART,
     "llama": DECODER,
@@ -175,7 +178,13 @@ def run_ledger(built: Built, workload=SMALL_WORKLOAD, device="meta", steps=2, **
             batch = built.batch(workload, device)
             ledger.adopt(built.model.parameters(), Category.PARAMETER)
             ledger.adopt(batch.values(), Category.INPUT)
-            with autocast_on_meta(), CudaKernels(), modes_in_recomputation(), ledger:
+            with (
+                masks_choose_all(),
+                autocast_on_meta(),
+                CudaKernels(),
+                modes_in_recomputation(),
+                ledger,
+            ):
                 for profiler.step in range(steps):
                     step.run(batch, profiler)
     finally:

@@ -179,6 +179,28 @@ def roberta_logits(w, batch):
     return two_layer_head(w.at("ladders.default.head"), out[:, 0])
 
 
+def masked_logits(w, base, head, norm, batch):
+    encoder, first_position = w.at(base), 2 * (base == "roberta")
+    positions = torch.arange(batch["input_ids"].shape[1]) + first_position
+    embedded = bert_embedding(encoder, batch, positions)
+    out = encoder_exit(w, encoder.at("encoder.layer"), embedded, bert_layer, batch)
+    transformed = layer_norm(norm, gelu(linear(head.at("dense"), out)), 1e-12)
+    return transformed @ encoder("embeddings.word_embeddings.weight").T
+
+
+def bert_mlm_logits(w, batch):
+    head = w.at("cls.predictions")
+    transform = head.at("transform")
+    scores = masked_logits(w, "bert", transform, transform.at("LayerNorm"), batch)
+    return scores + head("bias")
+
+
+def roberta_mlm_logits(w, batch):
+    head = w.at("lm_head")
+    scores = masked_logits(w, "roberta", head, head.at("layer_norm"), batch)
+    return scores + head("bias")
+
+
 def bart_embedding(w, shared_VD, tokens):
     positions = w("embed_positions.weight")[torch.arange(tokens.shape[1]) + 2]
     return layer_norm(w.at("layernorm_embedding"), shared_VD[tokens] + positions, 1e-5)
@@ -240,6 +262,8 @@ def loss_of(logits, labels, *, shifts):
 REFERENCES = {
     "bert": bert_logits,
     "roberta": roberta_logits,
+    "bert-mlm": bert_mlm_logits,
+    "roberta-mlm": roberta_mlm_logits,
     "bart-encoder": bart_encoder_logits,
     "bart": bart_logits,
     "llama": decoder_logits,
@@ -292,7 +316,7 @@ def test_forward_and_gradients_are_the_papers(stirred):
     assert all(name in trained for name in dict(model.named_parameters()) if "ladders" in name)
 
 
-GENERATING = [name for name in REFERENCES if name not in {"bert", "roberta", "bart-encoder"}]
+GENERATING = ["bart", "llama", "qwen2", "qwen3", "mistral"]
 
 
 @pytest.mark.parametrize("search", [{"do_sample": False}, {"num_beams": 3, "do_sample": True}])
@@ -305,7 +329,7 @@ def test_the_cache_changes_no_token(search, stirred):
     batch["attention_mask"][1, :3] = 0
     inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
     told = []
-    for use_cache in (True, False, None):
+    for use_cache in (True, "static", False, None):
         with built.model.ladders.disabled() if use_cache is None else nullcontext():
             torch.manual_seed(3)
             told.append(
@@ -316,10 +340,12 @@ def test_the_cache_changes_no_token(search, stirred):
                     min_new_tokens=8,
                     pad_token_id=0,
                     use_cache=bool(use_cache),
+                    **({"cache_implementation": use_cache} if use_cache == "static" else {}),
                 )
             )
-    with_cache, without, plain = told
+    with_cache, static, without, plain = told
     assert torch.equal(with_cache, without)
+    assert torch.equal(static, without)
     assert not torch.equal(with_cache, plain)
 
 
@@ -327,7 +353,7 @@ VARIANTS = ["side-tuning", "adapter-blocks", "cross-attention", "lean"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("family", ["roberta", "bart", "qwen2"])
+@pytest.mark.parametrize("family", ["roberta", "roberta-mlm", "bart", "qwen2"])
 def test_variants_train_what_their_closed_form_counts(variant, family, make_tiny, attach):
     built = attach(f"lst[variant={variant},reduction=2]", make_tiny(family))
     built.model.train()(**built.batch())["loss"].backward()
@@ -395,7 +421,8 @@ def test_backbone_dropout_can_be_switched_off(family, make_tiny, attach):
     [
         ("bert", {}, "lst[reduction=3]", "reduction 3 leaves a width of 10, which has no 4 heads"),
         ("llama", {}, "lst[reduction=16]", "heads of 1, which cannot turn in pairs"),
-        ("llama", {}, "lst[variant=blog]", "encoders with a task head"),
+        ("llama", {}, "lst[variant=blog]", "blocks=plain is for encoders"),
+        ("bert-mlm", {}, "lst[variant=blog,width=8]", "head=side is for classifiers"),
         ("bert", {}, "lst[reduction=64]", "leaves nothing"),
         ("roberta", {"num_hidden_layers": 3}, "theseus", "group 2 does not divide the 3 layers"),
     ],

@@ -9,12 +9,19 @@ import re
 import pytest
 import torch
 
-from petl_bench import registry
+from petl_bench import cards, registry
 from petl_bench.backbones import FAMILIES
-from petl_bench.case import Backbone, MethodChoice
+from petl_bench.backbones import fitted as fitted_workload
+from petl_bench.case import Autocast, Backbone, Case, MethodChoice, Mode, Quantization, Workload
+from petl_bench.environment import simulated_environment
 from petl_bench.method import trainable_parameters
-from petl_bench.method_spec import resolve, validated_config
+from petl_bench.method_spec import fitted, resolve, validated_config
+from petl_bench.record import Origin, Status
 from petl_bench.training import make_optimizer, trainable, training_step
+from petl_bench.worker import Task, run_task
+
+CARD = cards.find("t4")
+ENVIRONMENT = simulated_environment(CARD, None)
 
 BACKBONES = {
     **{name: (name, {}) for name, family in FAMILIES.items() if family.published},
@@ -105,6 +112,39 @@ def test_a_step_changes_trainable_parameters_and_no_other_bit(
 def test_it_attaches_and_trains_without_data(name, backbone, attach, ledger_of):
     ledger = ledger_of(attach(name, backbone, device="meta"), steps=1)
     assert ledger.events
+
+
+MODES = {
+    "generation": {"mode": Mode.GENERATE},
+    "beams": {"mode": Mode.GENERATE, "beams": 2},
+    "inference": {"mode": Mode.INFERENCE},
+    "checkpointing": {"checkpointing": True},
+    "autocast": {"autocast": Autocast.FP16},
+}
+ASKED = [
+    ("t5", None, "generation"),
+    ("t5", None, "checkpointing"),
+    ("llama", None, "beams"),
+    ("llama", None, "inference"),
+    ("auto-causal-lm", None, "generation"),
+    ("t5", Quantization.INT8, "autocast"),
+    ("bert", Quantization.NF4_DOUBLE, "checkpointing"),
+]
+
+
+@pytest.mark.parametrize(("family", "quantize", "mode"), ASKED)
+def test_a_simulated_case_runs_or_says_why_not(name, family, quantize, mode, make_tiny):
+    """Whatever a user may ask of it: a record says ok or skipped, never error."""
+    layers = {"num_layers": 2, "num_decoder_layers": 2} if family == "t5" else {}
+    backbone = make_tiny(family, **layers).model_copy(update={"quantize": quantize})
+    size = {"batch_size": 2, "source_length_tokens": 5, "target_length_tokens": 2}
+    asked = Workload(**size, **MODES[mode], measured_steps=1)
+    method = fitted(resolve(name, {}), backbone)
+    case = Case(backbone=backbone, method=method, workload=fitted_workload(backbone, asked))
+    record = run_task(Task(case=case, label=name), Origin.SIMULATED, CARD, ENVIRONMENT)
+    if record.status is not Status.OK:
+        assert record.status is Status.SKIPPED, record.reason
+        assert re.fullmatch(r"[^.\n]{10,}", record.reason)
 
 
 def test_only_a_backbone_without_ports_is_a_misfit_by_default(backbone, reason):

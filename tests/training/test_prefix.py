@@ -131,3 +131,35 @@ def test_another_backbone_keeps_its_attention(attach, backbone):
     plain = attach("full", backbone)
     assert plain.model.config._attn_implementation == "eager"
     assert plain.model(**plain.batch())["loss"].isfinite()
+
+
+def test_the_cache_changes_no_token(backbone, attach):
+    """Keys in the cache are the tokens' alone, and the prefix comes before them at each one."""
+    built = attach(f"prefix[tokens={P}]", backbone)
+    torch.manual_seed(2)
+    for parameter in built.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    batch = {**built.batch()}
+    batch.pop("labels")
+    model = built.model.eval()
+    asked = {**batch, "max_new_tokens": 8, "min_new_tokens": 8}
+    cached, plain = (model.generate(**asked, use_cache=use_cache) for use_cache in (True, False))
+    assert torch.equal(cached, plain)
+    for parameter in model.writers.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    assert not torch.equal(model.generate(**asked), cached)  # it is the prefix that speaks
+
+
+def test_recomputed_layers_meet_their_prefix(backbone, attach):
+    """Gradients are the same, and nothing of a prefix outlives the step."""
+    found = []
+    for recomputed in (False, True):
+        built = attach(f"prefix[tokens={P}]", backbone)
+        if recomputed:
+            built.method.checkpoint(built.model)
+        torch.manual_seed(2)
+        built.model.train()(**built.batch())["loss"].backward()
+        found.append([p.grad for p in built.model.writers.parameters()])
+        assert not any("prefix" in vars(module) for module in built.model.modules())
+    torch.testing.assert_close(*found)
+    assert all(gradient.abs().sum() > 0 for gradient in found[0])

@@ -159,3 +159,36 @@ def test_layers_that_do_not_fall_into_groups_are_unsupported(attach, make_tiny_t
     method = registry.get("theseus")
     config = method_spec.validated_config(method, {})
     assert method.unsupported(dims, config) == "group 2 does not divide the 3 layers of the decoder"
+
+
+def test_it_generates_with_its_successors(attach, backbone):
+    """Cached or not, the compressed model's tokens and not the backbone's."""
+    torch.manual_seed(0)
+    built = attach("theseus", backbone)
+    for parameter in built.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    built.model.eval()
+    inputs = {key: value for key, value in built.batch().items() if key != "labels"}
+    asked = {"max_new_tokens": 8, "min_new_tokens": 8}
+    cached, plain = (built.model.generate(**inputs, **asked, use_cache=c) for c in (True, False))
+    assert torch.equal(cached, plain)
+    assert not torch.equal(cached, built.plain.generate(**inputs, **asked))
+
+
+@pytest.mark.parametrize("draw", ["first", "all"])
+def test_layers_of_both_kinds_are_recomputed(draw, attach, backbone):
+    found, calls = [], []
+    for recomputed in (False, True):
+        built = attach(f"theseus[draw={draw}]", backbone)
+        if recomputed:
+            built.method.checkpoint(built.model)
+        built.model.train()(**built.batch())["loss"].backward()  # all are replaced
+        for layer in (*built.plain.encoder.block, *built.model.successors[0]):
+            layer.layer[0].register_forward_pre_hook(lambda *_: calls.append(1))
+        calls.clear()
+        built.model.zero_grad()
+        built.model(**built.batch())["loss"].backward()
+        found.append(([p.grad for p in built.model.successors[0].parameters()], len(calls)))
+    (gradients, once), (again, twice) = found
+    torch.testing.assert_close(again, gradients)
+    assert twice == 2 * once == 2 * {"first": 3, "all": 2}[draw]

@@ -52,6 +52,12 @@ def _dims(config: Mapping[str, Any]) -> Dims:
     return replace(dims, extra_input_parameters=embedding, extra_input_norms=2)
 
 
+def _class() -> Any:
+    from petl_bench.backbones.clip_t5.modeling import ClipT5  # noqa: PLC0415 - imports transformers
+
+    return ClipT5
+
+
 def _build(backbone: Backbone) -> nn.Module:
     from petl_bench.backbones.clip_t5.modeling import ClipT5, ClipT5Config  # noqa: PLC0415
 
@@ -112,5 +118,6 @@ FAMILY = Family(
     build=_build,
     ports=_ports,
     batch=_batch,
+    own_class=_class,
     most_images=lambda config: config["images"],
 )

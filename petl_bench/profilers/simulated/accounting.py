@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from petl_bench.profilers.simulated.allocator import CachingAllocator
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.profilers.simulated.ledger import Ledger, Window
+from petl_bench.profilers.simulated.windows import Replay
 from petl_bench.record import Category, PhaseMemory, TimelinePoint
 
 TIMELINE_POINTS = 240  # enough for a screen, few enough for a JSON line
@@ -35,11 +36,15 @@ class Life:
 class Accountant:
     """Replays windows of a ledger through one allocator, in the order they are given."""
 
-    def __init__(self, ledger: Ledger, settings: AllocatorSettings) -> None:
+    def __init__(
+        self, ledger: Ledger, settings: AllocatorSettings, steps: Replay | None = None
+    ) -> None:
+        """`steps`, if windows of its steady step are to be replayed more than once."""
         self._ledger = ledger
         # An account goes on where a device would be full; `capacity` tells when that is.
         unlimited = replace(settings, per_process_memory_fraction=1.0)
         self._allocator = CachingAllocator(settings=unlimited)
+        self._steps = steps
         self._blocks: dict[int, int] = {}  # live storage -> bytes of its block
         self._by_category = [0] * len(_CATEGORIES)
         order = {category: position for position, category in enumerate(_CATEGORIES)}
@@ -51,6 +56,7 @@ class Accountant:
         for event in self._ledger.events[window.start : window.stop]:
             self._apply(event)
             peak = self._raised(peak)
+        self._rename_after(window)
         return PhaseMemory(
             peak_allocated_bytes=peak.allocated,
             peak_reserved_bytes=peak.reserved,
@@ -72,6 +78,7 @@ class Accountant:
                 if self._allocator.allocated_bytes > peak:
                     peak = self._allocator.allocated_bytes
                     at_peak = window, self._blocks.copy()
+            self._rename_after(window)
         return at_peak
 
     def timeline(self, windows: Sequence[Window]) -> list[TimelinePoint]:
@@ -118,6 +125,12 @@ class Accountant:
                 points.append(point)
         lives = [Life(index, sizes[index], when, died.get(index)) for index, when in born.items()]
         return lives, points
+
+    def _rename_after(self, window: Window) -> None:
+        if self._steps is not None:
+            for index, new in self._steps.renames_after(window).items():
+                self._allocator.rename(index, new)
+                self._blocks[new] = self._blocks.pop(index)
 
     def _apply(self, event: int) -> None:
         if event >= 0:

@@ -272,6 +272,10 @@ class CachingAllocator:
         self.requested_bytes += size
         return block.size
 
+    def rename(self, key: int, new: int) -> None:
+        """Call what is allocated as `key` by a key that is free."""
+        self._blocks[new] = self._blocks.pop(key)
+
     def free(self, key: int) -> None:
         """Give the block of `key` back to its pool, merged with free neighbours (free_block)."""
         block = self._blocks.pop(key)

@@ -29,7 +29,8 @@ def attempt(
     step are replayed, at about a microsecond an event.
     """
     allocator = CachingAllocator(capacity_bytes, settings)
-    load, warm_up, steady = split(ledger, workload)
+    replay = split(ledger, workload)
+    load, warm_up, steady, _ = replay
     allocated = reserved = 0
     for number, window in enumerate((load, *warm_up, *steady * workload.measured_steps)):
         if number == 1 + len(warm_up):
@@ -57,6 +58,8 @@ def attempt(
                 )
             allocated = max(allocated, allocator.allocated_bytes)
             reserved = max(reserved, allocator.reserved_bytes)
+        for index, new in replay.renames_after(window).items():
+            allocator.rename(index, new)
     return Trial(
         refusal=None, refused=None, peak_allocated_bytes=allocated, peak_reserved_bytes=reserved
     )

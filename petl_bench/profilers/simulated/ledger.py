@@ -20,9 +20,12 @@ from petl_bench.cards import CARDS, DEFAULT_CARD, Card
 from petl_bench.profilers.simulated import cuda_semantics
 from petl_bench.profilers.simulated.kernels import RECIPES
 from petl_bench.profilers.simulated.kernels.recipe import Call, Free, Recipe, Sized, tensors
+from petl_bench.profilers.simulated.values import ANSWERS
 from petl_bench.record import Category, Phase
 
 aten = torch.ops.aten
+
+_ADD = aten.add.Tensor
 
 LOADED = "(loaded)"
 """Stands where an operator could, of what was there before the first one ran."""
@@ -44,6 +47,20 @@ class _StorageRef(weakref.ref[torch.UntypedStorage]):
     __slots__ = ("index", "key")
     index: int
     key: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Operator:
+    """What is to be known of an operator each time that it runs."""
+
+    func: Any
+    run: Callable[..., Any]
+    name: str
+    is_view: bool
+    recipe: Recipe | None
+    counter: Callable[..., int] | None  # of its FLOPs
+    multiplies: bool  # on cuBLAS
+    sums: bool  # in place, where nobody watches
 
 
 class Ledger(TorchDispatchMode):
@@ -75,6 +92,7 @@ class Ledger(TorchDispatchMode):
         self.sites: list[int] = []  # what `locate` said of each storage, if it is set
         self.windows: list[Window] = []
         self.flops = 0
+        # Told of every operator that is no view.
         self.on_operator: Callable[[Any, Sequence[Any], Any, int], None] | None = None
         self.locate: Callable[[], int] | None = None  # asked at every allocation
         self._devices = devices
@@ -82,6 +100,7 @@ class Ledger(TorchDispatchMode):
         self._recipes: Mapping[Any, Recipe] = RECIPES if cuda else {}
         self._workspace_bytes = workspace_bytes
         self._sums_in_place = sums_in_place
+        self._known: dict[int, _Operator] = {}  # by id: an operator's own hash is slow
         self._workspaces: set[bool] = set()  # threads that have one: forward's, backward's
         self._live: dict[int, _StorageRef] = {}
         self._in_backward = False
@@ -103,7 +122,9 @@ class Ledger(TorchDispatchMode):
             self.label([tensor], category)
 
     def index_of(self, tensor: torch.Tensor) -> int | None:
-        """The storage of `tensor` in the ledger, if it is alive there."""
+        """The storage of `tensor` in the ledger, if it is alive there and one alone."""
+        if tensor.layout is torch.sparse_coo:
+            return None
         ref = self._live.get(tensor.untyped_storage()._cdata)
         return None if ref is None else ref.index
 
@@ -133,30 +154,50 @@ class Ledger(TorchDispatchMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        if func is aten._local_scalar_dense.default and args[0].is_meta:
-            # A question about a value (`if mask.all()`): nothing here has values. False or zero
-            # says that there is padding and that nothing overflowed, as in our own batches.
-            return False if args[0].dtype is torch.bool else 0
-        if self._in_backward and (self._sums_in_place or func is not aten.add.Tensor):
+        operator = self._known.get(id(func)) or self._operator(func)
+        if operator.is_view:
+            out = func(*args, **kwargs)
+            for tensor in (out,) if isinstance(out, torch.Tensor) else out:
+                self._see(tensor, operator.name)
+            return out
+        if self._in_backward and operator.sums and (self._sums_in_place or func is not _ADD):
             func = cuda_semantics.in_place(func, args)
-        out = func(*args, **kwargs)
-        recipe = self._recipes.get(func)
-        if recipe is None:
-            self._see_all(tensors(out), func.name())
+            operator = self._known.get(id(func)) or self._operator(func)
+        out = operator.run(*args, **kwargs)
+        if operator.recipe is None:
+            for tensor in tensors(out):
+                self._see(tensor, operator.name)
         else:
-            self._follow(recipe, Call(self._card, args, kwargs, out), func.name())
-        if self._workspace_bytes and func in cuda_semantics.GEMMS:
+            self._follow(operator.recipe, Call(self._card, args, kwargs, out), operator.name)
+        if operator.multiplies and self._workspace_bytes:
             self._make_workspace()
-        counter = flop_registry.get(func.overloadpacket)
-        flops = counter(*args, **kwargs, out_val=out) if counter is not None else 0
-        self.flops += flops
+        flops = 0
+        if operator.counter is not None:
+            flops = operator.counter(*args, **kwargs, out_val=out)
+            self.flops += flops
         if self.on_operator is not None:
             self.on_operator(func, args, out, flops)
         return out
 
-    def _see_all(self, seen: Iterable[torch.Tensor], operator: str) -> None:
-        for tensor in seen:
-            self._see(tensor, operator)
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return (
+            False  # nothing is compiled here, and to keep dynamo out takes time at every operator
+        )
+
+    def _operator(self, func: Any) -> "_Operator":
+        known = _Operator(
+            func=func,
+            run=ANSWERS.get(func, func),
+            name=func.name(),
+            is_view=func.is_view,
+            recipe=self._recipes.get(func),
+            counter=flop_registry.get(func.overloadpacket),
+            multiplies=func in cuda_semantics.GEMMS,
+            sums=func in cuda_semantics.IN_PLACE,
+        )
+        self._known[id(func)] = known
+        return known
 
     def _follow(self, recipe: Recipe, call: Call, operator: str) -> None:
         """Results and scratch in the order in which CUDA's kernels allocate and free them."""
@@ -174,6 +215,10 @@ class Ledger(TorchDispatchMode):
 
     def _see(self, tensor: torch.Tensor, operator: str, size_bytes: int | None = None) -> None:
         if tensor.device.type not in self._devices:
+            return
+        if tensor.layout is torch.sparse_coo:
+            self._see(tensor._indices(), operator)
+            self._see(tensor._values(), operator)
             return
         storage = tensor.untyped_storage()
         key = storage._cdata  # the address of the C++ storage

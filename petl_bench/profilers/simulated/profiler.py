@@ -19,6 +19,7 @@ from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
+from petl_bench.profilers.simulated.values import masks_choose_all
 from petl_bench.profilers.simulated.windows import contiguous, split
 from petl_bench.record import Category, Fit, Measurement, Phase, PhaseMemory, TimelinePoint
 from petl_bench.steps import Step
@@ -125,7 +126,13 @@ def run_ledger(
         profiler = SimulatedProfiler(ledger, trainee, step.optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, step.optimizer)
-        with autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
+        with (
+            masks_choose_all(),
+            autocast_on_meta(),
+            era.kernels(card),
+            modes_in_recomputation(),
+            ledger,
+        ):
             for profiler.step in range(workload.warmup_steps + 1):
                 if profiler.step == workload.warmup_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
@@ -159,7 +166,13 @@ def _initialise(case: Case, card: Card, era: Era) -> PhaseMemory | None:
     trainee, ledger = assemble(case, META), new_ledger(card, era)
     with no_collection():
         adopt_trainee(ledger, trainee)
-        with autocast_on_meta(), era.kernels(card), modes_in_recomputation(), ledger:
+        with (
+            masks_choose_all(),
+            autocast_on_meta(),
+            era.kernels(card),
+            modes_in_recomputation(),
+            ledger,
+        ):
             start = ledger.begin(Phase.INITIALISE)
             run(trainee, META)
             ledger.end(0, Phase.INITIALISE, start)
@@ -221,12 +234,12 @@ def _warmed_up(
     ledger: Ledger, workload: Workload
 ) -> tuple[Accountant, PhaseMemory, tuple[Window, ...]]:
     """An account that stands at the end of the warm-up, load's memory, the steady step."""
-    accountant = Accountant(ledger, _settings())
-    load, warm_up, steady = split(ledger, workload)
-    load_memory = accountant.replay(load)
-    for window in warm_up:
+    steps = split(ledger, workload)
+    accountant = Accountant(ledger, _settings(), steps)
+    load_memory = accountant.replay(steps.load)
+    for window in steps.warm_up:
         accountant.replay(window)
-    return accountant, load_memory, steady
+    return accountant, load_memory, steps.steady
 
 
 @contextmanager

@@ -108,5 +108,7 @@ def _tensors(values: Sequence[Any]) -> list[torch.Tensor]:
 
 
 def _touched_bytes(tensor: torch.Tensor) -> int:
+    if tensor.is_sparse:
+        return tensor._indices().nbytes + tensor._values().nbytes
     # An expanded tensor is read once, however often its elements repeat.
     return min(tensor.nbytes, tensor.untyped_storage().nbytes())

@@ -1,6 +1,7 @@
 """The windows of a ledger in the order in which they are replayed."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from petl_bench.case import Workload
@@ -29,6 +30,12 @@ class Replay(NamedTuple):
     load: Window
     warm_up: tuple[Window, ...]
     steady: tuple[Window, ...]
+    # What the step frees of the step before, by what it leaves to be freed in the next one.
+    carried: Mapping[int, int]
+
+    def renames_after(self, window: Window) -> Mapping[int, int]:
+        """What goes by another index from the end of `window` on, so that the step can repeat."""
+        return self.carried if window == self.steady[-1] else {}
 
 
 def split(ledger: Recorded, workload: Workload) -> Replay:
@@ -40,8 +47,7 @@ def split(ledger: Recorded, workload: Workload) -> Replay:
     load, *steps = contiguous(ledger.windows)
     warm_up = tuple(window for window in steps if window.step < workload.warmup_steps)
     steady = tuple(window for window in steps if window.step == workload.warmup_steps)
-    _check_repeatable(ledger, steady)
-    return Replay(load, warm_up, steady)
+    return Replay(load, warm_up, steady, _carried(ledger, steady))
 
 
 def contiguous(windows: Sequence[Window]) -> list[Window]:
@@ -56,18 +62,36 @@ def contiguous(windows: Sequence[Window]) -> list[Window]:
     ]
 
 
-def _check_repeatable(ledger: Recorded, steady: tuple[Window, ...]) -> None:
-    """A step that leaves something behind, or frees what it did not make, cannot be replayed."""
-    open_storages: set[int] = set()
+def _carried(ledger: Recorded, steady: tuple[Window, ...]) -> dict[int, int]:
+    """What a step leaves behind, with that of the step before in whose place it comes.
+
+    Code that keeps a result until it has the next one (the last loss, say) frees the old one in
+    every step. A step that leaves or frees anything else cannot be replayed.
+    """
+    open_storages: dict[int, None] = {}
+    freed = defaultdict[tuple[str, int, Category], list[int]](list)
+
+    def kind(index: int) -> tuple[str, int, Category]:
+        return ledger.operators[index], ledger.sizes[index], ledger.categories[index]
+
     for event in ledger.events[steady[0].start : steady[-1].stop]:
         if event >= 0:
-            open_storages.add(event)
-        elif ~event not in open_storages:
-            raise RuntimeError(
-                f"the steady step frees {ledger.operators[~event]}'s result, not its own"
-            )
+            open_storages[event] = None
+        elif ~event in open_storages:
+            del open_storages[~event]
         else:
-            open_storages.remove(~event)
-    if open_storages:
-        left = ", ".join(sorted({ledger.operators[index] for index in open_storages}))
-        raise RuntimeError(f"the steady step leaves results behind of: {left}")
+            freed[kind(~event)].append(~event)
+    carried, left = dict[int, int](), set[str]()
+    for index in open_storages:
+        older = freed[kind(index)]
+        if older:
+            carried[index] = older.pop(0)
+        else:
+            left.add(ledger.operators[index])
+    if left:
+        named = ", ".join(sorted(left))
+        raise RuntimeError(f"the steady step leaves results behind of: {named}")
+    for (operator, _, _), others in freed.items():
+        if others:
+            raise RuntimeError(f"the steady step frees {operator}'s result, not its own")
+    return carried

@@ -180,7 +180,7 @@ def _names(sizes: _Sizes) -> Iterator[tuple[str, str, int]]:
         "attention.output.dense": ("ao", D),
         "attention.output.LayerNorm": ("aln", 0),
         "intermediate.dense": ("fi", D),
-        "output.dense": ("fo", sizes.feed_forward),
+        "output.dense": ("fo", sizes.feed_forward),  # codespell:ignore fo
         "output.LayerNorm": ("oln", 0),
     }
     of_layers = (

@@ -49,6 +49,16 @@ def _sort_tile(card: Card, key_bytes: int, value_bytes: int) -> int:
     return 256 * (11 if max(key_bytes, value_bytes) == _WIDE else 46)
 
 
+def merge_sort_bytes(elements: int, *, key_bytes: int, value_bytes: int) -> int:
+    """Of a sort of pairs by a comparison of thrust's user (dispatch_merge_sort.cuh).
+
+    Partitions of tiles, and second buffers; a thread has 17 words of keys (Policy600).
+    """
+    tile = 256 * (17 if key_bytes == 4 else 8)  # noqa: PLR2004 - bytes
+    partitions = (ceil_div(elements, tile) + 1) * 8
+    return _aligned(partitions, elements * key_bytes, elements * value_bytes)
+
+
 def scan_bytes(elements: int, *, element_bytes: int) -> int:
     """Of a running sum."""
     wide = element_bytes == _WIDE

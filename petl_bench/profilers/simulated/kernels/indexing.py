@@ -1,14 +1,14 @@
 """Scratch of embeddings, indexing, sorts and running sums.
 
 Sources, in aten/src/ATen/native/cuda: EmbeddingBackwardKernel.cu and Embedding.cu, Indexing.cu,
-Sort.cpp and SortStable.cu, ScanKernels.cpp; for index tensors,
-aten/src/ATen/native/TensorAdvancedIndexing.cpp. Left out: sorts of several rows longer than 4,096,
-topk over rows so long that several thread blocks share one, and what needs values (nonzero,
-unique, indexing by a mask), which nothing without data can run.
+Sort.cpp and SortStable.cu, ScanKernels.cpp, Nonzero.cu; for index tensors,
+aten/src/ATen/native/TensorAdvancedIndexing.cpp and IndexingUtils.h. A mask chooses everything. Left
+out: sorts of several rows longer than 4,096, topk over rows so long that several thread blocks
+share one, and what counting and selecting by a mask borrow of cub, below 2 % of what they find.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -75,12 +75,18 @@ def _embedding_backward(call: Call) -> Iterator[Step]:
         yield parts * width * 4
 
 
+def _nonzero(call: Call) -> Iterator[Step]:
+    """How many there are, counted first, and then where."""
+    yield 4
+    yield call.out
+
+
 def _index(call: Call) -> Iterator[Step]:
     """Index tensors become int64; several that are broadcast differently are written out.
 
     expandTensors and make_info: one kernel reads all of them by the same strides.
     """
-    indices = [index for index in call.args[1] if index is not None]
+    indices = yield from _expanded(call.args[1])
     shape = torch.broadcast_shapes(*(index.shape for index in indices))
     size_bytes = math.prod(shape) * _LONG
     expanded = [index.expand(shape) for index in indices]
@@ -93,19 +99,39 @@ def _index(call: Call) -> Iterator[Step]:
     yield call.out
 
 
+def _expanded(
+    indices: Sequence[torch.Tensor | None],
+) -> Generator[Step, None, list[torch.Tensor]]:
+    """Those that are there; a mask is the coordinates of its elements, side by side."""
+    found: list[torch.Tensor] = []
+    for index in indices:
+        if index is None:
+            continue
+        if index.dtype not in {torch.bool, torch.uint8}:
+            found.append(index)
+            continue
+        n = index.numel()
+        yield 4  # how many there are
+        yield n * index.dim() * _LONG
+        yield Free(-2)
+        found += [index.new_empty(n, dtype=torch.int64) for _ in range(index.dim())]
+    return found
+
+
 def _index_put(call: Call) -> Iterator[Step]:
     """Accumulating by index: offsets into the tensor, sorted, so that equal ones are neighbours.
 
     index_put_with_sort_kernel; computeLinearIndex, which wraps an index and multiplies it by its
     stride. The check of bounds of the safe variants is left out.
     """
-    target, indices = call.args[:2]
-    if not call.arg(3, "accumulate"):
-        yield from _result(call)
+    target, indices, value = call.args[:3]
+    yield from _result(call)
+    accumulates = call.arg(3, "accumulate")
+    if not accumulates and value.numel() == 1 and value.device.type == "cpu":
+        return  # by a mask it fills
+    chosen = yield from _expanded(indices)
+    if not accumulates:
         return
-    if call.out is not target:
-        yield call.out
-    chosen = [index for index in indices if index is not None]
     n = math.prod(torch.broadcast_shapes(*(index.shape for index in chosen)))
     for place in range(len(chosen)):
         yield n * _LONG  # wrapped
@@ -116,11 +142,19 @@ def _index_put(call: Call) -> Iterator[Step]:
     yield n * _LONG  # sorted offsets
     yield n * _LONG  # where each came from
     yield n * _LONG  # 0, 1, 2, ...
-    last = max(place for place, index in enumerate(indices) if index is not None)
-    largest = (target.numel() - 1) // math.prod(target.shape[last + 1 :])
+    largest = (target.numel() - 1) // math.prod(target.shape[_last(indices) :])
     yield cub.radix_sort_bytes(
         call.card, n, key_bytes=_LONG, value_bytes=_LONG, key_bits=largest.bit_length()
     )
+
+
+def _last(indices: Sequence[torch.Tensor | None]) -> int:
+    """Dimensions of the target up to the last one that is indexed."""
+    upto = end = 0
+    for index in indices:
+        end += 1 if index is None or index.dtype is not torch.bool else index.dim()
+        upto = upto if index is None else end
+    return upto
 
 
 def _result(call: Call) -> Iterator[Step]:
@@ -162,6 +196,7 @@ def _running(call: Call) -> Iterator[Step]:
 
 RECIPES: dict[Any, Recipe] = {
     aten.embedding_dense_backward.default: _embedding_backward,
+    aten.nonzero.default: _nonzero,
     aten.index.Tensor: _index,
     aten._unsafe_index.Tensor: _index,
     aten.index_put.default: _index_put,

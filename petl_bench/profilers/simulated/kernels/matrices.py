@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch._prims_common import suggest_memory_format
 
+from petl_bench.profilers.simulated.kernels import sparse
 from petl_bench.profilers.simulated.kernels.recipe import Call, Recipe, Step, tensors
 from petl_bench.profilers.simulated.kernels.reduce_kernel import scratch
 
@@ -25,6 +26,9 @@ def _product(call: Call) -> Iterator[Step]:
     prepare_matrix_for_cublas and, for batches, prepare_batch_matrix_for_cublas: a gradient that is
     expanded, or heads that are cut out of a wider row the other way.
     """
+    if call.args[-2].is_sparse:
+        yield from sparse.product(call)
+        return
     yield call.out
     for matrix in call.args[-2:]:
         if not _has_leading_dimension(matrix):

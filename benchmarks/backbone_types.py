@@ -1,0 +1,142 @@
+"""Every text architecture of transformers', simulated: writes docs/backbones.md.
+
+python benchmarks/backbone_types.py [TYPE ...]
+
+An architecture has transformers' default configuration with few layers, written to a config.json
+and asked for by its path, once for each head that transformers has for it. It has a process of its
+own, so that none can stop the others.
+"""
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import peft  # noqa: F401 - imported once, before the forks
+import torch
+import transformers
+from transformers.models.auto import modeling_auto
+
+from petl_bench import cards
+from petl_bench.environment import simulated_environment
+from petl_bench.errors import UsageError
+from petl_bench.record import Origin, Status
+from petl_bench.suite import Suite
+from petl_bench.worker import Task, run_task
+
+PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
+METHODS = ("full", "lora", "bitfit", "prompt", "lst")
+LAYERS = (
+    "num_hidden_layers",
+    "num_layers",
+    "num_encoder_layers",
+    "num_decoder_layers",
+    "encoder_layers",
+    "decoder_layers",
+    "n_layer",
+    "n_layers",
+)
+FEW = 4
+WORKLOAD: Mapping[str, list[Any]] = {"batch_size": [2], "source_length_tokens": [64]}
+HEADS = {
+    "language model": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "encoder-decoder": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    "classifier": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+}
+LIMIT_S = 60  # of processor time, for all methods of one architecture with one head
+CARD = cards.find(cards.DEFAULT_CARD)
+
+
+def config_of(kind: str, head: str) -> dict[str, Any]:
+    """As a checkpoint's config.json would have it; few layers where that goes."""
+    default = transformers.AutoConfig.for_model(kind).to_dict()
+    few = {name: FEW for name in LAYERS if isinstance(default.get(name), int)}
+    named = HEADS[head][kind]
+    architecture = named if isinstance(named, str) else named[0]
+    for changes in (few, {}):
+        try:
+            config = transformers.AutoConfig.for_model(kind, **changes)
+            with torch.device("meta"):
+                getattr(transformers, architecture)(config)
+        except Exception:  # noqa: BLE001 - architectures refuse in ways of their own
+            continue
+        break
+    config = transformers.AutoConfig.for_model(kind, **changes)
+    config.architectures = [architecture]
+    return json.loads(config.to_json_string())
+
+
+def simulated(kind: str, head: str) -> dict[str, str]:
+    """By method: "ok", or why not."""
+    try:
+        config = config_of(kind, head)
+    except Exception as error:  # noqa: BLE001 - as above
+        return dict.fromkeys(METHODS, f"transformers has no default configuration: {error}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{kind}.json"
+        path.write_text(json.dumps(config))
+        try:
+            plan = Suite(
+                methods=list(METHODS), backbone={"name": [str(path)]}, workload=WORKLOAD
+            ).plan()
+        except UsageError as error:
+            return dict.fromkeys(METHODS, str(error).replace(f"{path}: ", ""))
+    found = {}
+    environment = simulated_environment(CARD)
+    for cell in plan:
+        record = run_task(
+            Task(case=cell.case, label=cell.label), Origin.SIMULATED, CARD, environment
+        )
+        found[cell.label] = "ok" if record.status is Status.OK else str(record.reason)
+    return found
+
+
+def in_a_process(kind: str, head: str) -> dict[str, str]:
+    """`simulated(kind, head)` of a forked child."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used) + LIMIT_S, int(used) + LIMIT_S))
+        if "PETL_BENCH_DEBUG" not in os.environ:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.dup2(2, 1)
+        warnings.simplefilter("ignore")
+        try:
+            answer = simulated(kind, head)
+        except BaseException as error:  # noqa: BLE001 - told, as any other failure
+            traceback.print_exc()
+            answer = dict.fromkeys(METHODS, f"a defect of ours: {type(error).__name__}: {error}")
+        with os.fdopen(writing, "w") as pipe:
+            json.dump(answer, pipe)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else dict.fromkeys(METHODS, f"more than {LIMIT_S} s")
+
+
+def cells(kinds: list[str]) -> Iterator[tuple[str, str]]:
+    for head, mapping in HEADS.items():
+        yield from ((kind, head) for kind in sorted(mapping) if not kinds or kind in kinds)
+
+
+def main() -> None:
+    found = {}
+    for kind, head in cells(sys.argv[1:]):
+        answer = found[kind, head] = in_a_process(kind, head)
+        reasons = Counter(reason for reason in answer.values() if reason != "ok")
+        done = ",".join(name for name, reason in answer.items() if reason == "ok")
+        print(f"{kind} ({head}): {done} {'; '.join(reasons)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

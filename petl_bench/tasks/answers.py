@@ -26,10 +26,8 @@ class Answers:
         """Of classes called `names`.
 
         Raises:
-            UsageError: two of them are the same tokens, or the task has none.
+            UsageError: two of them are the same tokens.
         """
-        if task.regression:
-            raise UsageError(f"task: {task.name} is a regression, and the backbone answers in text")
         self._task = task
         words = [name.replace("_", " ") for name in names]
         self.tokens: list[list[int]] = tokenizer(text_target=words)["input_ids"]

@@ -73,9 +73,14 @@ class Bench:
         """The weights' architecture, with a head for the task.
 
         Raises:
-            UsageError: it does not see images as the task has them.
+            UsageError: it does not see images as the task has them, or answers in text where
+                the task asks for a number.
         """
         found = self.weights.backbone(self.splits.outputs)
+        if self.task.regression and answers_in_text(found):
+            raise UsageError(
+                f"task: {self.task.name} asks for a number, and {found.name} answers in text"
+            )
         _check_sight(found, self.splits)
         return found
 

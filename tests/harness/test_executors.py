@@ -157,6 +157,17 @@ def test_an_extra_that_is_missing_is_named(tmp_path, monkeypatch, name, package)
         executors.start(name, None, Origin.SIMULATED, tmp_path)
 
 
+def test_gpus_are_looked_for_where_the_workers_are(command, tmp_path, monkeypatch):
+    pytest.importorskip("submitit", reason="needs the extra petl-bench[slurm]")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    place = ["--profiler", "cuda", "--executor", "slurm", "--out", tmp_path / "out"]
+    done = command("run", *place)
+    assert done.code == 2
+    assert done.err == "error: executor: no Slurm here: srun is not on the path\n"
+    assert not (tmp_path / "out").exists()
+
+
 # --------------------------------------------------------------------------------------------
 # Here
 
@@ -322,10 +333,3 @@ def test_slurm_jobs_are_cancelled_with_the_run(tmp_path, slurm):
     assert second.cancelled()
     assert not (slurm / "2").exists()
     assert still_running([job]) == []
-
-
-def test_where_there_is_no_slurm_that_is_said(tmp_path, monkeypatch):
-    pytest.importorskip("submitit", reason="needs the extra petl-bench[slurm]")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="executor: no Slurm here: srun is not on the path"):
-        executors.start("slurm", 1, Origin.SIMULATED, tmp_path)

@@ -186,7 +186,7 @@ def test_an_encoder_decoder_answers_in_text(data_folder, tmp_path):
 
     folder = tmp_path / "tiny"
     folder.mkdir()
-    words = [Question(0, example["text"], example["label"], "") for example in make_examples(9, 0)]
+    words = [Question(0, example["text"], example["label"], "") for example in make_examples(40, 0)]
     prompt = [Question(0, "sentence text:", "fresh", "")]
     tokenizer = shapes._tokenizer([*words, *prompt])
     tokenizer.save_pretrained(folder)
@@ -216,10 +216,16 @@ def test_an_encoder_decoder_answers_in_text(data_folder, tmp_path):
     assert record.status is Status.OK, record.reason
     assert score(record.outcome.test) > score(record.constant) + 0.3
     assert record.simulated is not None
-    with pytest.raises(UsageError, match="stsb is a regression, and the backbone answers in text"):
-        _answers(find("stsb"), [], tokenizer)
+    for split in ("train", "validation", "test"):
+        write_lines(data_folder / f"{split}.jsonl", SCORED)
+    with pytest.raises(UsageError, match="task: stsb asks for a number, and tiny answers in text"):
+        run(folder, data_folder, "full", tmp_path / "none", find("stsb"))
+    assert not (tmp_path / "none").exists()
     with pytest.raises(UsageError, match="does not tell the labels 'one' and 'two' apart"):
         _answers(task, ["one", "two"], tokenizer)
+
+
+SCORED = [{"sentence1": "a", "sentence2": "b", "label": 1.0}] * 4
 
 
 def _answers(*arguments):

@@ -1,12 +1,15 @@
 """Every text architecture of transformers', simulated: writes docs/backbones.md.
 
-python benchmarks/backbone_types.py [TYPE ...]
+python benchmarks/backbone_types.py ANSWERS.jsonl [TYPE ...]
 
+Answers are kept in a file of lines, so that a run that was stopped goes on, and named types are
+asked again. The page is written from all answers that are there.
 An architecture has transformers' default configuration with few layers, written to a config.json
 and asked for by its path, once for each head that transformers has for it. It has a process of its
 own, so that none can stop the others.
 """
 
+import gc
 import json
 import os
 import resource
@@ -14,12 +17,11 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import peft  # noqa: F401 - imported once, before the forks
+import peft
 import torch
 import transformers
 from transformers.models.auto import modeling_auto
@@ -27,12 +29,49 @@ from transformers.models.auto import modeling_auto
 from petl_bench import cards
 from petl_bench.environment import simulated_environment
 from petl_bench.errors import UsageError
+from petl_bench.jobs import Task
 from petl_bench.record import Origin, Status
 from petl_bench.suite import Suite
-from petl_bench.worker import Task, run_task
+from petl_bench.worker import run_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
-METHODS = ("full", "lora", "bitfit", "prompt", "lst")
+PAGE_TEXT = """\
+# Backbones of transformers'
+
+`--backbone` takes the folder, the config.json or the hub's name of any text model that transformers
+builds as a language model, an encoder-decoder or a classifier. Families with a file in
+`petl_bench/backbones/` serve every method. Others are read off the model itself, built without data:
+full fine-tuning, LoRA, BitFit, prompts and peft's methods run; methods that meet layers one by one,
+LST among them, run where the layers resemble Llama's or BERT's by their parts and counts.
+
+Default configurations with two layers, batch 2, 64 tokens, each asked for by its config.json
+({versions}). Written by `python benchmarks/backbone_types.py`; `types` is how many transformers
+have, `asked` how many were run.
+
+| head | types | asked | {methods} |
+|---|---:|---:|---:|---:|---:|
+{rows}
+
+LST: {like}.
+
+What depends on values, where there are none:
+
+- A question (`if mask.all()`) is answered "no", a mask chooses everything, LayerDrop drops nothing.
+- A mixture of experts runs as one product of grouped rows, transformers' default; its bytes and FLOPs
+  are the same however the router shares tokens out. What a framework pads or drops by expert is not in it.
+- `lora` without `targets` trains the projections of queries and values; where one projection makes
+  queries, keys and values (GPT-2, Falcon, BLOOM, Phi-3, GPT-NeoX), that one; where there is no attention
+  (Mamba), all but outputs.
+
+## What did not run
+
+A default configuration is not always one that works; a checkpoint's own may.
+
+| type | head | methods | why |
+|---|---|---|---|
+{reasons}
+"""
+METHODS = ("full", "lora", "lst")
 LAYERS = (
     "num_hidden_layers",
     "num_layers",
@@ -43,7 +82,7 @@ LAYERS = (
     "n_layer",
     "n_layers",
 )
-FEW = 4
+FEW = 2
 WORKLOAD: Mapping[str, list[Any]] = {"batch_size": [2], "source_length_tokens": [64]}
 HEADS = {
     "language model": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -60,17 +99,20 @@ def config_of(kind: str, head: str) -> dict[str, Any]:
     few = {name: FEW for name in LAYERS if isinstance(default.get(name), int)}
     named = HEADS[head][kind]
     architecture = named if isinstance(named, str) else named[0]
-    for changes in (few, {}):
-        try:
-            config = transformers.AutoConfig.for_model(kind, **changes)
-            with torch.device("meta"):
-                getattr(transformers, architecture)(config)
-        except Exception:  # noqa: BLE001 - architectures refuse in ways of their own
-            continue
-        break
+    changes = few if builds(kind, architecture, few) else {}
     config = transformers.AutoConfig.for_model(kind, **changes)
     config.architectures = [architecture]
     return json.loads(config.to_json_string())
+
+
+def builds(kind: str, architecture: str, changes: dict[str, int]) -> bool:
+    try:
+        config = transformers.AutoConfig.for_model(kind, **changes)
+        with torch.device("meta"):
+            getattr(transformers, architecture)(config)
+    except Exception:  # noqa: BLE001 - architectures refuse in ways of their own
+        return False
+    return True
 
 
 def simulated(kind: str, head: str) -> dict[str, str]:
@@ -124,18 +166,67 @@ def in_a_process(kind: str, head: str) -> dict[str, str]:
     return json.loads(text) if text else dict.fromkeys(METHODS, f"more than {LIMIT_S} s")
 
 
-def cells(kinds: list[str]) -> Iterator[tuple[str, str]]:
+def page(found: Mapping[tuple[str, str], Mapping[str, str]]) -> str:
+    """What ran, by head and method; and what did not, with the reason."""
+    rows, reasons = [], []
     for head, mapping in HEADS.items():
-        yield from ((kind, head) for kind in sorted(mapping) if not kinds or kind in kinds)
+        of_head = {kind: answer for (kind, named), answer in found.items() if named == head}
+        counts = [sum(a.get(method) == "ok" for a in of_head.values()) for method in METHODS]
+        rows.append(
+            f"| {head} | {len(mapping)} | {len(of_head)} | {' | '.join(map(str, counts))} |"
+        )
+        reasons += [
+            f"| `{kind}` | {head} | {', '.join(methods)} | {_told(reason)} |"
+            for kind, answer in sorted(of_head.items())
+            for reason, methods in by_reason(answer).items()
+        ]
+    like = sorted({kind for (kind, _), answer in found.items() if answer.get("lst") == "ok"})
+    return PAGE_TEXT.format(
+        methods=" | ".join(METHODS),
+        rows="\n".join(rows),
+        like=", ".join(f"`{kind}`" for kind in like),
+        reasons="\n".join(reasons),
+        versions=f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"peft {peft.__version__}",
+    )
+
+
+def by_reason(answer: Mapping[str, str]) -> dict[str, list[str]]:
+    """Methods that did not run, by why; that `lst` knows no layers here is no news."""
+    found: dict[str, list[str]] = {}
+    for method, reason in answer.items():
+        if reason != "ok" and "needs to know the layers" not in reason:
+            found.setdefault(reason, []).append(method)
+    return found
+
+
+def _told(reason: str) -> str:
+    return " ".join(reason.split())[:200].replace("|", "\\|")
+
+
+def cells() -> Iterator[tuple[str, str]]:
+    for head, mapping in HEADS.items():
+        yield from ((kind, head) for kind in sorted(mapping))
+
+
+def answers(path: Path) -> dict[tuple[str, str], dict[str, str]]:
+    """What is known; a later line takes the place of an earlier one."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    found = map(json.loads, lines)
+    return {(kind, head): reasons for kind, head, reasons in found}
 
 
 def main() -> None:
-    found = {}
-    for kind, head in cells(sys.argv[1:]):
-        answer = found[kind, head] = in_a_process(kind, head)
-        reasons = Counter(reason for reason in answer.values() if reason != "ok")
-        done = ",".join(name for name, reason in answer.items() if reason == "ok")
-        print(f"{kind} ({head}): {done} {'; '.join(reasons)}", flush=True)
+    path, *again = Path(sys.argv[1]), *sys.argv[2:]
+    known = answers(path)
+    gc.freeze()  # the collections of children pass over what they were born with
+    for kind, head in cells():
+        if kind in again or (not again and (kind, head) not in known):
+            found = in_a_process(kind, head)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([kind, head, found]) + "\n")
+            print(kind, head, found, flush=True)
+    PAGE.write_text(page(answers(path)), encoding="utf-8")
 
 
 if __name__ == "__main__":

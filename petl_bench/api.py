@@ -23,7 +23,7 @@ from petl_bench.comparison.thresholds import DEFAULT, parse
 from petl_bench.errors import UsageError
 from petl_bench.own.footprint import Footprint
 from petl_bench.record import Origin, Record
-from petl_bench.store import Store, read_records
+from petl_bench.store import Store, load_records
 from petl_bench.suite import Suite, load_suite
 from petl_bench.tables import to_frame
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from petl_bench.own.batches import Batch
-    from petl_bench.own.models import Build, MakeOptimizer
+    from petl_bench.own.models import Build, MakeOptimizer, MakeOptimizers, Several
     from petl_bench.own.steps import Loss, Step
 
 __all__ = ["compare", "measure", "read", "run", "simulate", "to_frame"]
@@ -46,6 +46,7 @@ def simulate(
     batch: "Batch",
     *,
     optimizer: "str | MakeOptimizer" = "adamw",
+    optimizers: "MakeOptimizers | None" = None,
     loss: "Loss | None" = None,
     step: "Step | None" = None,
     gpu: str = cards.DEFAULT_CARD,
@@ -60,6 +61,8 @@ def simulate(
             passed to the model by name or by position. Values do not count.
         optimizer: "adamw", "adamw_fused", "sgd"; a class or function of the parameters that
             train; or an optimizer of `model`.
+        optimizers: in place of `optimizer`, a function of the model that returns a sequence or a
+            mapping of optimizers, such as a GAN's two; `step` gets what it returns.
         loss: `loss(model, batch)`, a scalar; without it the model's own output or its `loss`.
         step: `step(model, batch, optimizer)`, a whole training step, in place of `loss`.
         gpu: the card to simulate.
@@ -74,7 +77,7 @@ def simulate(
     return simulated.simulate(
         model,
         batch,
-        optimizer=optimizer,
+        optimizer=_several(optimizers, step) or optimizer,
         step=chosen,
         card=cards.find(gpu),
         name=name or _name(model),
@@ -86,6 +89,7 @@ def measure(
     batch: "Batch",
     *,
     optimizer: "str | MakeOptimizer" = "adamw",
+    optimizers: "MakeOptimizers | None" = None,
     loss: "Loss | None" = None,
     step: "Step | None" = None,
     name: str | None = None,
@@ -100,7 +104,11 @@ def measure(
 
     chosen = _step(loss, step)
     return measured.measure(
-        model, batch, optimizer=optimizer, step=chosen, name=name or _name(model)
+        model,
+        batch,
+        optimizer=_several(optimizers, step) or optimizer,
+        step=chosen,
+        name=name or _name(model),
     )
 
 
@@ -143,7 +151,7 @@ def read(path: str | PathLike[str]) -> list[Record]:
     Raises:
         UsageError: no such file, or a line that is not a record.
     """
-    return list(read_records(Path(path)))
+    return load_records(Path(path))
 
 
 def compare(
@@ -191,6 +199,16 @@ def _step(loss: "Loss | None", step: "Step | None") -> "Step":
     if loss is not None and step is not None:
         raise UsageError("loss: a step computes its own; give one of the two")
     return step or plain_step(loss)
+
+
+def _several(optimizers: "MakeOptimizers | None", step: "Step | None") -> "Several | None":
+    from petl_bench.own.models import Several  # noqa: PLC0415 - imports torch
+
+    if optimizers is None:
+        return None
+    if step is None:
+        raise UsageError("optimizers: several need a step of your own that uses them")
+    return Several(optimizers)
 
 
 def _name(model: object) -> str:

@@ -18,6 +18,7 @@ from petl_bench.backbones import (
     bart_encoder,
     bert,
     clip_t5,
+    likeness,
     llama,
     masked,
     mistral,
@@ -89,12 +90,15 @@ def ports_of(model: nn.Module) -> Ports:
     """The ports of a transformers model, however it was made.
 
     Raises:
-        ValueError: no family of ours knows the model's class.
+        ValueError: no family of ours knows the model's class, and its layers resemble none.
     """
     known = {name: family for family in FAMILIES.values() for name in family.architectures}
     for kind in type(model).__mro__:  # the class itself first: a family may build on another's
         if kind.__name__ in known:
             return known[kind.__name__].ports(model)
+    resembled = likeness.llama_like(model) or likeness.bert_like(model)
+    if resembled is not None:
+        return resembled
     raise ValueError(f"no ports for {type(model).__name__}; known models are: {', '.join(known)}")
 
 

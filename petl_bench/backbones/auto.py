@@ -24,6 +24,7 @@ from petl_bench.backbones.build import (
     sequence_to_sequence_batch,
 )
 from petl_bench.backbones.family import Family
+from petl_bench.backbones.likeness import bert_like, llama_like
 from petl_bench.backbones.ports import Dims, Loose, Ports
 from petl_bench.case import Backbone, ConfigValue, Workload
 
@@ -55,10 +56,18 @@ _ROLES = {
     for name in names
 }
 
-_FUSED = ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "qkv", "attn_in", "in_proj")
-"""Projections that are queries, keys and values in one, or take the place of all three."""
+_FUSED = ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "qkv")
+_HOLDERS = {
+    "q": (*_FUSED, "q_b_proj", "q_proj"),
+    "k": (*_FUSED, "kv_b_proj", "kv_proj"),
+    "v": (*_FUSED, "kv_b_proj", "kv_proj"),
+}
+"""What stands in the place of a projection that an architecture does not have by itself."""
 
 _HEADS = ("classifier", "score")
+
+
+_LIKENESS = {"CAUSAL_LM": llama_like, "SEQ_CLS": bert_like}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +111,7 @@ class Auto:
             shape.read(kept, {"vocab_size": shape.REQUIRED})  # else it is a part's, or its default
         parsed = _parsed(kept)
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
-            value = getattr(parsed, name, None)
+            value = _field(parsed, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} must be a whole number, at least 1 (got {value!r})")
         try:
@@ -144,6 +153,10 @@ class Auto:
         Raises:
             ValueError: a classifier without a head of a name that peft knows.
         """
+        like = _LIKENESS.get(self.peft_task)
+        resembled = like(model) if like is not None else None
+        if resembled is not None:
+            return resembled
         found: Any = model
         task_head = None
         if self.peft_task == "SEQ_CLS":
@@ -193,6 +206,14 @@ def _dims(auto: Auto, config: str) -> Dims:
         return auto.ports(auto.build(backbone)).dims
 
 
+def _field(config: Any, name: str) -> Any:
+    """None where the configuration has no such field, or a layer each has its own."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # noqa: BLE001 - transformers' own kind, of some versions
+        return None
+
+
 def _found_dims(
     model: Any,
     projections: Mapping[str, list[nn.Module]],
@@ -202,7 +223,7 @@ def _found_dims(
 ) -> Dims:
     config = model.config.get_text_config()
     embedding = model.get_input_embeddings().weight
-    heads = getattr(config, "num_attention_heads", None) or 1
+    heads = _field(config, "num_attention_heads") or 1
     new = sum(p.numel() for p in task_head.parameters()) if task_head is not None else 0
     vocabulary, hidden = embedding.shape
     shapes = {role: tuple(map(_sizes, modules)) for role, modules in projections.items()}
@@ -210,9 +231,9 @@ def _found_dims(
     return Dims(
         hidden_size=hidden,
         num_heads=heads,
-        num_key_value_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_size=getattr(config, "head_dim", None) or hidden // heads,
-        feed_forward_size=getattr(config, "intermediate_size", None) or 4 * hidden,
+        num_key_value_heads=_field(config, "num_key_value_heads") or heads,
+        head_size=_field(config, "head_dim") or hidden // heads,
+        feed_forward_size=_field(config, "intermediate_size") or 4 * hidden,
         feed_forward_inputs=1,
         vocabulary_size=vocabulary,
         dropout=0.0,
@@ -223,7 +244,11 @@ def _found_dims(
         language_head=language_head is not None,
         loose=Loose(
             shapes=shapes,
-            fused=next((name for name in _FUSED if name in shapes), None),
+            holders={
+                role: next((name for name in names if name in shapes), None)
+                for role, names in _HOLDERS.items()
+                if role not in shapes
+            },
             bias_terms=biases
             + sum(_vector(norm).numel() for norm in norms)
             + (language_head is not None) * vocabulary,

@@ -133,33 +133,38 @@ class Kind:
     def ports(self, model: nn.Module) -> Ports:
         """Of such a model with its language head."""
         causal: Any = model
-        base = causal.model
-        sublayers = tuple(
-            sublayer
-            for index, layer in enumerate(base.layers)
-            for sublayer in _sublayers("decoder", index, layer)
-        )
-        return Ports(
-            dims=self.dims(self.normalise(causal.config.to_dict())),
-            sublayers=sublayers,
-            norms=(*(sublayer.norm for sublayer in sublayers), base.norm),
-            stacks=(
-                Stack(
-                    name="decoder",
-                    module=base,
-                    embedding=base.embed_tokens,
-                    embedding_dropout=0.0,
-                    final_norm=base.norm,
-                    layers=tuple(base.layers),
-                    causal=True,
-                    masks=_masks,
-                    cached=_cached(base.layers),
-                    thin=partial(ThinDecoderStack, base),
-                ),
+        return ports(causal, self.dims(self.normalise(causal.config.to_dict())))
+
+
+def ports(causal: Any, dims: Dims) -> Ports:
+    """Of a model of these `dims` with layers of Llama's kind and a language head."""
+    base = causal.model
+    sublayers = tuple(
+        sublayer
+        for index, layer in enumerate(base.layers)
+        for sublayer in _sublayers("decoder", index, layer)
+    )
+    return Ports(
+        dims=dims,
+        sublayers=sublayers,
+        norms=(*(sublayer.norm for sublayer in sublayers), base.norm),
+        stacks=(
+            Stack(
+                name="decoder",
+                module=base,
+                embedding=base.embed_tokens,
+                embedding_dropout=0.0,
+                final_norm=base.norm,
+                layers=tuple(base.layers),
+                causal=True,
+                masks=_masks,
+                cached=_cached(base.layers),
+                thin=partial(ThinDecoderStack, base),
             ),
-            language_head=causal.lm_head,
-            peft_task="CAUSAL_LM",
-        )
+        ),
+        language_head=causal.lm_head,
+        peft_task="CAUSAL_LM",
+    )
 
 
 def _masks(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Mask, Mask]:
@@ -214,9 +219,11 @@ class ThinDecoderStack(ThinStack):
         thin = thinned(config, shape, ("hidden_size", "intermediate_size"))
         thin.head_dim = base.layers[0].self_attn.head_dim // shape.reduction
         n = len(base.layers)
-        types = getattr(config, "layer_types", None)
-        if types is not None:  # looked up by a layer's slot in the cache
-            thin.layer_types = [*types, *(types[index] for index in shape.kept)]
+        for name, each in vars(config).items():
+            if (
+                isinstance(each, list) and len(each) == n
+            ):  # looked up by a layer's slot in the cache
+                setattr(thin, name, [*each, *(each[index] for index in shape.kept)])
         self.width = thin.hidden_size
         self.recomputed = shape.recomputed
         layer, rotary = type(base.layers[0]), type(base.rotary_emb)
@@ -224,7 +231,7 @@ class ThinDecoderStack(ThinStack):
             {str(index): layer(thin, n + position) for position, index in enumerate(shape.kept)}
         )
         self.cached = _cached(self.block.values())
-        self.norm = type(base.norm)(thin.hidden_size, eps=thin.rms_norm_eps)
+        self.norm = _thin_norm(base.norm, thin.hidden_size)
         self.rotary_emb = rotary(config=thin)
         self._positions: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -266,6 +273,13 @@ class ThinDecoderStack(ThinStack):
         self._positions = None
         normed: torch.Tensor = self.norm(state_BTd)
         return normed
+
+
+def _thin_norm(norm: Any, width: int) -> nn.Module:
+    """Of the same kind, where that has an epsilon to hand on."""
+    eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    made: nn.Module = type(norm)(width) if eps is None else type(norm)(width, eps=eps)
+    return made
 
 
 def _llama(

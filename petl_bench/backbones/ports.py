@@ -49,7 +49,7 @@ class Loose:
     shapes: Mapping[str, tuple[tuple[int, int], ...]]  # of projections, by role: inputs, outputs
     bias_terms: int
     norm_parameters: int
-    fused: str | None = None  # the role of projections that are q, k and v in one
+    holders: Mapping[str, str | None]  # by each of q, k and v that is missing: what makes it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,13 +198,18 @@ class Dims:
         return None
 
     def nearest(self, targets: tuple[str, ...]) -> tuple[str, ...]:
-        """`targets`; where the backbone has none of q, k and v, what is in their place.
+        """`targets`; for a q, k or v that is no projection here, the one that makes it.
 
-        That is one projection for all three, or else, as in a model without attention, every one.
+        That may be one for all three. Where none does, as without attention, every projection
+        but outputs: peft refuses Mamba's, which its kernels pass by.
         """
-        if self.loose is None or set(targets) - set("qkv") or set(self.roles) & set("qkv"):
+        if self.loose is None or set(targets) - set("qkv") or self.lacks(targets) is None:
             return targets
-        return self.roles if self.loose.fused is None else (self.loose.fused,)
+        found = [self.loose.holders.get(target, target) for target in targets]
+        named = tuple(dict.fromkeys(name for name in found if name is not None))
+        if None not in found:
+            return named
+        return tuple(role for role in self.roles if role != "o") or self.roles
 
     def output_size(self, role: str) -> int:
         """Rows of the projection `role`: q, k, v, o, wi (or wi_0, wi_1), wo."""

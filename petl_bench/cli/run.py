@@ -80,7 +80,7 @@ def run(  # noqa: PLR0917 - one parameter an option
     from petl_bench.store import Store
 
     card = cards.find(gpu or DEFAULT_CARD)
-    origin = _origin(profiler)
+    origin = _origin(profiler, executor)
     options.check_era(emulate)
     for name, value in (("gpu", gpu), ("emulate", emulate)):
         if value and origin == "measured":
@@ -111,10 +111,9 @@ def run(  # noqa: PLR0917 - one parameter an option
     )
     plan = grid.plan()
     folder = out or Path("runs") / _run_name(plan, origin, card, emulate)
-    store = Store(folder)
     with start(executor, lanes, origin, folder) as workers:
         runner = Runner(origin=origin, card=card, emulates=emulate, executor=workers)
-        records = run_plan(runner, plan, store)
+        records = run_plan(runner, plan, Store(folder))
     if as_json:
         for record in records:
             sys.stdout.write(record.model_dump_json() + "\n")
@@ -129,7 +128,7 @@ def run(  # noqa: PLR0917 - one parameter an option
         raise typer.Exit(1)
 
 
-def _origin(profiler: str) -> "Origin":
+def _origin(profiler: str, executor: str) -> "Origin":
     from petl_bench.errors import UsageError
     from petl_bench.record import Origin
 
@@ -137,6 +136,8 @@ def _origin(profiler: str) -> "Origin":
         return Origin.SIMULATED
     if profiler not in {"auto", "cuda"}:
         raise UsageError(f"profiler: {profiler!r} is not one of auto, cuda, simulated")
+    if profiler == "cuda" and executor != "local":
+        return Origin.MEASURED  # the GPUs are elsewhere
     import torch
 
     if torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 import gc
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ def measure(
     model: nn.Module | models.Build,
     batch: Batch,
     *,
-    optimizer: str | models.MakeOptimizer,
+    optimizer: str | models.MakeOptimizer | models.Several,
     step: Step,
     name: str,
 ) -> Footprint:
@@ -63,7 +64,7 @@ def _measure(
     given: nn.Module | models.Build,
     batch: Batch,
     *,
-    optimizer: str | models.MakeOptimizer,
+    optimizer: str | models.MakeOptimizer | models.Several,
     step: Step,
     name: str,
 ) -> Footprint:
@@ -78,7 +79,7 @@ def _measure(
         model = models.on_device(given, device)
     load = profiler.steps.pop()[Phase.LOAD]
     made = batches.on_device(batch, device)
-    trained = models.optimizer_for(model, optimizer, given)
+    trained = models.for_step(models.optimizer_for(model, optimizer, given))
     for _ in range(WARMUP_STEPS + MEASURED_STEPS):
         profiler.next_step()
         with phases_recognised(model, profiler):
@@ -104,9 +105,7 @@ def _measure(
     )
 
 
-def _times_s(
-    model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer, step: Step
-) -> tuple[float, ...]:
+def _times_s(model: nn.Module, batch: Batch, optimizer: Any, step: Step) -> tuple[float, ...]:
     """Seconds of steps that no profiler looks at."""
     events = [torch.cuda.Event(enable_timing=True) for _ in range(TIMED_STEPS + 1)]
     events[0].record()

@@ -3,22 +3,27 @@
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from petl_bench.assembly import Trainee
 from petl_bench.cards import Card
 from petl_bench.comparison.composition import compose
 from petl_bench.environment import allocator_conf, simulated_environment
+from petl_bench.errors import UsageError
 from petl_bench.explain import live_tensor
 from petl_bench.own import batches, models
 from petl_bench.own.batches import Batch
+from petl_bench.own.card import OnTheCard, cuda_autocast
 from petl_bench.own.footprint import Footprint
 from petl_bench.own.steps import Step, phases_recognised
 from petl_bench.profilers.simulated.accounting import Accountant
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.ledger import Ledger, Window
 from petl_bench.profilers.simulated.loading import adopt_trainee
+from petl_bench.profilers.simulated.machines import Gpu
 from petl_bench.profilers.simulated.profiler import (
     SimulatedProfiler,
     new_ledger,
@@ -39,7 +44,7 @@ def simulate(
     model: nn.Module | models.Build,
     batch: Batch,
     *,
-    optimizer: str | models.MakeOptimizer,
+    optimizer: str | models.MakeOptimizer | models.Several,
     step: Step,
     card: Card,
     name: str,
@@ -51,7 +56,7 @@ def simulate(
     """
     trainee = _trainee(models.on_meta(model))
     made = batches.on_meta(batch)
-    roofline = Roofline(card)
+    roofline = Roofline(Gpu(card))
     with Provenance(trainee) as provenance:
         ledger = _run(
             trainee,
@@ -93,7 +98,7 @@ def _run(
     trainee: Trainee,
     batch: Batch,
     *,
-    optimizer: str | models.MakeOptimizer,
+    optimizer: str | models.MakeOptimizer | models.Several,
     given: nn.Module | models.Build,
     step: Step,
     card: Card,
@@ -111,14 +116,42 @@ def _run(
         trained = models.optimizer_for(model, optimizer, given)
         profiler = SimulatedProfiler(ledger, trainee, trained, era, provenance)
         provenance.begins(inputs, trained)
-        with masks_choose_all(), era.kernels(card), modes_in_recomputation(), ledger:
+        with (
+            masks_choose_all(),
+            autocast_on_meta(),
+            cuda_autocast(),
+            OnTheCard(),
+            era.kernels(card),
+            modes_in_recomputation(),
+            ledger,
+        ):
             for profiler.step in range(WARMUP_STEPS + MEASURED_STEPS):
                 ledger.flops = 0
                 if profiler.step == WARMUP_STEPS + MEASURED_STEPS - 1:
                     ledger.on_operator = roofline.add
                 with phases_recognised(model, profiler):
-                    step(model, batch, trained)
+                    _take(step, model, batch, trained)
     return ledger
+
+
+def _take(
+    step: Step, model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer | models.Several
+) -> None:
+    """One step.
+
+    Raises:
+        UsageError: it asks for values that are not there.
+    """
+    try:
+        step(model, batch, models.for_step(optimizer))
+    except (RuntimeError, NotImplementedError) as error:
+        text = str(error).partition("\n")[0].partition(". ")[0]
+        if "meta" not in text.lower():
+            raise
+        raise UsageError(
+            f"step: asks for what tensors without data lack ({text}); where this is for a log,"
+            " leave it out of the step that is simulated"
+        ) from error
 
 
 def _account(ledger: Ledger) -> tuple[PhaseMemory, tuple[dict[Phase, PhaseMemory], ...]]:

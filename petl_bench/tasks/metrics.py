@@ -8,6 +8,9 @@ import numpy as np
 from petl_bench.errors import UsageError
 
 Numbers = Sequence[int | float]
+NO_CLASS = -1
+"""Predicted where a model that answers in text says what is no label. It counts as wrong, as in the
+metrics of Raffel et al. 2020 (arXiv:1910.10683, their code's f1_score_with_invalid)."""
 
 
 def scores(names: Sequence[str], labels: Numbers, predictions: Numbers) -> dict[str, float]:
@@ -29,6 +32,12 @@ def score(of_metrics: Mapping[str, float]) -> float:
     return fmean(of_metrics.values())
 
 
+def _wrong_for_none(labels: Numbers, predictions: Numbers) -> list[int | float]:
+    """`predictions` with a class that the example does not have instead of none."""
+    pairs = zip(labels, predictions, strict=True)
+    return [int(not label) if found == NO_CLASS else found for label, found in pairs]
+
+
 def _accuracy(labels: Numbers, predictions: Numbers) -> float:
     from sklearn.metrics import accuracy_score  # noqa: PLC0415 - an extra
 
@@ -38,13 +47,13 @@ def _accuracy(labels: Numbers, predictions: Numbers) -> float:
 def _f1(labels: Numbers, predictions: Numbers) -> float:
     from sklearn.metrics import f1_score  # noqa: PLC0415 - an extra
 
-    return float(f1_score(labels, predictions, zero_division=0.0))
+    return float(f1_score(labels, _wrong_for_none(labels, predictions), zero_division=0.0))
 
 
 def _matthews(labels: Numbers, predictions: Numbers) -> float:
     from sklearn.metrics import matthews_corrcoef  # noqa: PLC0415 - an extra
 
-    return float(matthews_corrcoef(labels, predictions))
+    return float(matthews_corrcoef(labels, _wrong_for_none(labels, predictions)))
 
 
 def _pearson(labels: Numbers, predictions: Numbers) -> float:

@@ -26,8 +26,6 @@ class Hub:
 class Task:
     """One sentence or a pair of them, and a label: a class, or a number where it is a regression.
 
-    Where it has images, examples name them in the field `image`; see `vision.features`.
-
     `labels` are the classes in the order of their numbers; None: those of the training split.
     The score is the mean of the metrics, best 1.
     """
@@ -35,7 +33,7 @@ class Task:
     name: str
     texts: tuple[str, ...]  # one or two fields
     label: str = "label"
-    image: str | None = None  # field
+    image: str | None = None  # the field that names an example's images; see `vision.features`
     # What a row's fields become before they are read; raises ValueError where they do not fit.
     adapt: Callable[[Mapping[str, object]], Mapping[str, object]] | None = None
     labels: tuple[str, ...] | None = None

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,114 @@ def test_a_step_that_leaves_something_behind_grows():
     found = petl_bench.simulate(Net, IMAGES, step=step, optimizer="sgd")
     first, second = (step[Phase.FORWARD] for step in found.measurement.steps)
     assert second.peak_allocated_bytes > first.peak_allocated_bytes
+
+
+def square_step(model, batch, optimizer):
+    mean_square(model, batch).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def test_code_that_is_written_for_cuda_runs_as_it_is():
+    def cuda_step(model, batch, optimizer):
+        noise = torch.zeros(512, device="cuda")
+        square_step(model.to("cuda:0"), batch.cuda() + noise, optimizer)
+
+    def plain_step(model, batch, optimizer):
+        square_step(model, batch + torch.zeros(512, device=batch.device), optimizer)
+
+    built, plain = (
+        petl_bench.simulate(build, (1024, 512), step=step, name="mlp")
+        for build, step in ((lambda: mlp().cuda(), cuda_step), (mlp, plain_step))
+    )
+    assert built.measurement.steps == plain.measurement.steps
+    assert built.by_category == plain.by_category
+
+
+@pytest.mark.parametrize("options", [{"dtype": torch.bfloat16}, {}])
+def test_autocast_for_cuda_is_autocast(options):
+    def half(model, batch):
+        with torch.autocast("cuda", **options):
+            return mean_square(model, batch)
+
+    found = petl_bench.simulate(mlp, (1024, 512), loss=half).measurement.peak(Phase.FORWARD)
+    whole = petl_bench.simulate(mlp, (1024, 512), loss=mean_square).measurement.peak(Phase.FORWARD)
+    kept_whole = 8 + 2  # relu's result; the last product, to be squared
+    # In 2 bytes: relu's result, the input, the weight that it meets; squared in fp32.
+    kept_half = 4 + 1 + 2 + 2
+    difference = whole.end_allocated_bytes - found.end_allocated_bytes
+    assert difference == (kept_whole - kept_half) * MIB
+
+
+def test_several_optimizers_are_a_steps_own():
+    class Gan(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.maker, self.judge = nn.Linear(512, 512, bias=False), nn.Linear(512, 1024)
+
+    def step(model, batch, optimizers):
+        made = model.maker(batch)
+        model.judge(made.detach()).mean().backward()
+        optimizers["judge"].step()
+        optimizers["judge"].zero_grad()
+        model.judge(made).mean().backward()
+        optimizers["maker"].step()
+        model.zero_grad()
+
+    def optimizers(model):
+        return {
+            "maker": torch.optim.SGD(model.maker.parameters(), lr=0.1, momentum=0.9),
+            "judge": torch.optim.Adam(model.judge.parameters()),
+        }
+
+    found = petl_bench.simulate(Gan, (64, 512), step=step, optimizers=optimizers)
+    assert found.optimizer == "sgd+adam"
+    judge = 4 * (512 * 1024 + 1024)
+    assert found.by_category[Category.OPTIMIZER_STATE] == 4 * 512 * 512 + 2 * judge
+    with pytest.raises(UsageError, match="need a step of your own"):
+        petl_bench.simulate(Gan, (64, 512), optimizers=optimizers)
+
+
+def test_a_model_that_asks_for_values_while_it_is_built():
+    def asking():
+        model = mlp()
+        model.scale = model[0].weight.abs().max().item()
+        return model
+
+    found = petl_bench.simulate(asking, (1024, 512), loss=mean_square, name="mlp")
+    assert found == petl_bench.simulate(mlp, (1024, 512), loss=mean_square, name="mlp")
+
+
+def test_a_step_may_ask_whether_its_loss_is_a_number():
+    def step(model, batch, optimizer):
+        loss = mean_square(model, batch)
+        if torch.isnan(loss).any():
+            raise RuntimeError("diverged")
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    found = petl_bench.simulate(mlp, (8, 512), step=step)
+    assert found.peak_allocated_bytes > 0
+
+
+def test_a_step_that_needs_values_is_told_so():
+    def step(model, batch, optimizer):
+        square_step(model, batch, optimizer)
+        return batch.cpu().numpy()
+
+    with pytest.raises(UsageError, match="step: asks for what tensors without data lack") as told:
+        petl_bench.simulate(mlp, (8, 512), step=step)
+    assert "\n" not in str(told.value)
+
+
+def test_cudnns_recurrent_kernels_are_said_to_be_missing():
+    def last(model, batch):
+        return model(batch)[0].mean()
+
+    with pytest.warns(UserWarning, match="recurrent kernels are not simulated"):
+        petl_bench.simulate(lambda: nn.LSTM(8, 16), (5, 2, 8), loss=last)
 
 
 @pytest.mark.parametrize(

@@ -103,8 +103,8 @@ class Keeping:
 
 def on_host(case):
     """The ledger of one rank without what CUDA alone does, and what the rank keeps."""
-    trainee, ledger, witness = assemble(case, META), Ledger(frozenset({"meta", "cpu"})), Keeping()
-    ledger._recipes = {}
+    ledger = Ledger(frozenset({"meta", "cpu"}), cuda=False)
+    trainee, witness = assemble(case, META), Keeping()
     witness.opens(ledger)
     with no_collection(), foreach_by_default(), loaded(ledger, trainee, case.workload) as rank:
         batch = make_batch(case, META)
@@ -173,7 +173,7 @@ def test_two_processes_keep_to_the_byte_what_is_simulated(tmp_path):
         subprocess.Popen([sys.executable, Path(one_rank.__file__), str(rank), tmp_path])
         for rank in range(2)
     ]
-    assert [process.wait(timeout=240) for process in ranks] == [0, 0]
+    assert [process.wait(timeout=600) for process in ranks] == [0, 0]
     seen = json.loads((tmp_path / "rank-0.json").read_text())
     for case, real in zip(cases, seen, strict=True):
         ledger, kept = on_host(case)

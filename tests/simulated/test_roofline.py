@@ -6,9 +6,21 @@ from torch.nn import functional as F
 
 from petl_bench.cards import CARDS
 from petl_bench.profilers.simulated.ledger import Ledger
+from petl_bench.profilers.simulated.machines import Cpu, Gpu, Kind, Product
 from petl_bench.profilers.simulated.roofline import Roofline, moved_bytes
 
 CARD = CARDS["a100-80gb"]
+GPU = Gpu(CARD)
+CPU = Cpu(  # round rates, so that seconds can be read
+    flops_per_s=1e6,
+    pack_s=1e-3,
+    bytes_per_s=1e3,
+    page_s=1.0,
+    launch_s=1e-9,
+    view_s=1e-10,
+    element_s={Kind.EXPONENTIAL: 10.0, Kind.STRIDED: 20.0},
+    mapped_bytes=4_001,
+)
 
 
 def meta(*shape, dtype=torch.float32):
@@ -56,9 +68,9 @@ def test_what_an_operator_must_read_and_write(run, moved):
     assert bytes_of(run) == moved
 
 
-def estimate(run, card=CARD):
-    roofline = Roofline(card)
-    with Ledger() as ledger:
+def estimate(run, machine=GPU):
+    roofline = Roofline(machine)
+    with Ledger(cuda=machine is GPU) as ledger:
         ledger.on_operator = roofline.add
         run()
     return roofline.estimate()
@@ -68,19 +80,68 @@ def estimate(run, card=CARD):
 def test_a_large_product_is_bound_by_the_rate_of_its_type(dtype, rate):
     a, b = meta(8192, 8192, dtype=dtype), meta(8192, 8192, dtype=dtype)
     found = estimate(lambda: a @ b)
-    assert found.step_s == found.compute_bound_s == pytest.approx(2 * 8192**3 / rate)
+    assert found.step_s == found.compute_bound_s == pytest.approx(2 * 8192**3 / rate, rel=1e-3)
 
 
-def test_a_large_sum_is_bound_by_bandwidth_and_a_small_one_by_its_launch():
+@pytest.mark.parametrize(
+    ("shape", "tiles"),
+    [
+        ((1, 64, 64, 128), 1),
+        ((1, 10, 10, 128), 1),  # as long as a full tile
+        ((1, 64, 108 * 64, 128), 1),  # a tile each of 108 multiprocessors
+        ((1, 64, 109 * 64, 128), 2),  # one is left for a second wave
+        ((108, 64, 64, 128), 1),
+        ((1, 64, 64, 32 * 128), 1),  # one tile, its sums shared out
+        ((1, 64, 64, 127), 127 / 128),
+        ((1, 256, 128 * 108, 256), 8 * 2),
+    ],
+)
+def test_a_product_takes_as_long_as_its_waves_of_tiles(shape, tiles):
+    """In times of a tile of 64 by 64 with sums of 128 terms on one multiprocessor."""
+    tile_s = 2 * 64 * 64 * 128 / (CARD.fp32_flops_per_s / 108)
+    assert GPU.product_s(Product(*shape), half=False) == pytest.approx(tiles * tile_s)
+
+
+def test_the_host_runs_ahead_of_the_card():
     large = estimate(lambda: meta(8192, 8192) + 1.0)
-    assert large.step_s == large.memory_bound_s == pytest.approx(2 * 4 * 8192**2 / 2039e9)
+    large_s = 2 * 4 * 8192**2 / 2039e9
+    assert large.step_s == large.memory_bound_s == pytest.approx(large_s)
     small = estimate(lambda: X + 1.0)
-    assert small.step_s == small.launch_bound_s == CARD.launch_s
+    assert small.step_s == pytest.approx(CARD.launch_s)
+    assert small.launch_bound_s == pytest.approx(CARD.launch_s - 8_000 / 2039e9)
+    both = estimate(lambda: [meta(8192, 8192) + 1.0, *(X + 1.0 for _ in range(20))])
+    assert both.launch_bound_s == 0
+    assert both.step_s == pytest.approx(large_s + 20 * 8_000 / 2039e9)
 
 
 def test_views_and_allocations_take_no_time():
     found = estimate(lambda: (X.t()[:3], torch.empty_like(X), X + 1.0))
-    assert found.step_s == CARD.launch_s
+    assert found.step_s == pytest.approx(CARD.launch_s)
+
+
+def test_lists_written_in_place_are_counted():
+    found = estimate(lambda: torch._foreach_mul_([meta(8192, 8192), meta(8192, 8192)], 2.0))
+    assert found.step_s == pytest.approx(2 * 2 * 4 * 8192**2 / 2039e9)
+
+
+@pytest.mark.parametrize(
+    ("run", "seconds"),
+    [
+        (lambda: X + Y, 12.0),  # 12,000 bytes
+        (lambda: X @ W, 12.8 + 8_000),  # 12,800 bytes, 8,000 of them in new pages
+        (lambda: torch.exp(X), 1_000 * 10.0),
+        (lambda: X.t().clone(), 8.0),  # keeps its order
+        (lambda: X.t().contiguous(), 1_000 * 20.0),
+        (X.t, 0.0),
+    ],
+)
+def test_a_cpu_waits_for_the_slower_of_arithmetic_and_traffic(run, seconds):
+    assert estimate(run, CPU).step_s == pytest.approx(seconds, abs=1e-6)
+
+
+def test_a_cpu_packs_the_factors_of_a_product():
+    """2 * 100 * 20 * 10 FLOPs, and 10 * (100 + 20) elements packed."""
+    assert CPU.product_s(Product(1, 100, 20, 10), half=False) == pytest.approx(0.04 + 1.2)
 
 
 @pytest.mark.parametrize("card", CARDS.values(), ids=lambda card: card.name)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from petl_bench.tasks.metrics import score, scores
+from petl_bench.tasks.metrics import NO_CLASS, score, scores
 
 pytest.importorskip("sklearn", reason="pip install petl-bench[tasks]")
 
@@ -23,3 +23,11 @@ def test_correlations_of_what_does_not_vary_are_0():
     assert scores(names, [1.0, 2.0, 3.0], [2.0, 2.0, 2.0]) == {"pearson": 0.0, "spearman": 0.0}
     assert scores(names, [1.0, 2.0, 3.0], [1.0, 10.0, 11.0])["spearman"] == pytest.approx(1.0)
     assert 0.9 < scores(names, [1.0, 2.0, 3.0], [1.0, 10.0, 11.0])["pearson"] < 0.95
+
+
+def test_what_is_no_class_counts_as_wrong():
+    labels = [1, 0, 1, 0, 1]
+    names = ("accuracy", "f1", "matthews")
+    found = scores(names, labels, [1, 0, NO_CLASS, NO_CLASS, 1])
+    assert found == scores(names, labels, [1, 0, 0, 1, 1])
+    assert found["accuracy"] == 3 / 5

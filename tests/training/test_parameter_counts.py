@@ -50,6 +50,9 @@ TOTALS = {
     "bert-base": 109_482_240 + 1_538,
     "roberta-base": 124_055_040 + 592_130,
     "roberta-large": 355_361_794,
+    "bert-base-mlm": 109_514_298,
+    "roberta-base-mlm": 124_697_433,
+    "roberta-large-mlm": 355_412_057,
     "bart-large-encoder": 204_730_370,  # the LST authors' denominator
     "bart-large": 406_291_456,
     "llama-3.2-1b": 1_235_814_400,

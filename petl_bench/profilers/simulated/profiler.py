@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -19,6 +19,7 @@ from petl_bench.profilers.simulated.capacity import refusal
 from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
 from petl_bench.profilers.simulated.loading import adopt_trainee, loaded
+from petl_bench.profilers.simulated.machines import Gpu
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
 from petl_bench.profilers.simulated.values import masks_choose_all
@@ -30,15 +31,21 @@ from petl_bench.training import trainable
 META = torch.device("meta")
 
 
+class KeepsState(Protocol):
+    """What is asked of an optimizer, or of several at once."""
+
+    @property
+    def state(self) -> Mapping[torch.Tensor, Any]:
+        """What is kept of each parameter, by name."""
+
+
 class Witness(Protocol):
     """One who looks on while steps run, and sees tensors while they are alive."""
 
     def opens(self, ledger: Ledger) -> None:
         """`ledger` is new and empty."""
 
-    def begins(
-        self, batch: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None
-    ) -> None:
+    def begins(self, batch: Mapping[str, torch.Tensor], optimizer: KeepsState | None) -> None:
         """Everything that the steps start with is in the ledger."""
 
     def ends(self, phase: Phase) -> None:
@@ -52,7 +59,7 @@ class SimulatedProfiler:
         self,
         ledger: Ledger,
         trainee: Trainee,
-        optimizer: torch.optim.Optimizer | None,
+        optimizer: KeepsState | None,
         era: Era,
         witness: Witness | None,
     ) -> None:
@@ -121,7 +128,7 @@ def run_ledger(
     workload = case.workload
     if era.name is not None and workload.parallel is Parallel.FSDP2:
         raise UsageError(f"parallel: {era.name} had no fsdp2")
-    roofline, ledger = Roofline(card), new_ledger(card, era)
+    roofline, ledger = Roofline(Gpu(card)), new_ledger(card, era)
     if witness is not None:
         witness.opens(ledger)
     with no_collection(), era.optimizer_defaults(), loaded(ledger, trainee, workload) as rank:

@@ -22,6 +22,7 @@ from torch.nn.modules.module import (
 
 from petl_bench.assembly import Trainee
 from petl_bench.profilers.simulated.ledger import Ledger
+from petl_bench.profilers.simulated.profiler import KeepsState
 from petl_bench.record import Phase
 from petl_bench.training import trainable
 
@@ -66,7 +67,7 @@ class Provenance:
         self._node_ends: list[int] = []
         self._node_sites: list[int] = []  # ... this site.
         self._handles: list[Any] = []
-        self._optimizer: torch.optim.Optimizer | None = None
+        self._optimizer: KeepsState | None = None
 
     def __enter__(self) -> Self:
         self._handles = [
@@ -93,9 +94,7 @@ class Provenance:
 
     # --- names, told while their tensors are alive -------------------------------------------
 
-    def begins(
-        self, batch: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer | None
-    ) -> None:
+    def begins(self, batch: Mapping[str, torch.Tensor], optimizer: KeepsState | None) -> None:
         """Name what the steps begin with."""
         self._tensor_names = _tensor_names(self._paths)  # sharded ones are others than before
         for tensor, name in self._tensor_names.items():

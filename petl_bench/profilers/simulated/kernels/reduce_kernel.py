@@ -41,9 +41,10 @@ def scratch(
 ) -> Iterator[Step]:
     """Partial results and semaphores, where the reduction of `dims` is split across blocks.
 
-    No dimensions are all of them. `accumulator_bytes`: of one partial result.
+    No dimensions are all of them; a scalar is its own sum. `accumulator_bytes`: of one partial
+    result.
     """
-    if tensor.numel():
+    if tensor.numel() and tensor.dim():
         for part in _addressable(_merged(tensor, dims)):
             buffers = list(_split(card, part, tensor.element_size(), accumulator_bytes))
             yield from buffers

@@ -101,7 +101,7 @@ class Encoder:
         if self.answers is None:
             labels: Any = example.label
         else:
-            labels = self.answers.tokens[int(example.label)]
+            labels = self.answers.target(example)
         return {"labels": labels} | ({"images": example.images} if example.images else {})
 
     def collate(self, examples: Encoded) -> dict[str, torch.Tensor]:
@@ -267,7 +267,7 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
             **inputs, max_new_tokens=self._answers.longest, do_sample=False, num_beams=1
         )
         # The first token is what the decoder starts from.
-        return None, self._answers.classes(generated_BT[:, 1:]), self._answers.classes(labels_BT)
+        return None, self._answers.said(generated_BT[:, 1:]), self._answers.said(labels_BT)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc] # likewise

@@ -68,7 +68,7 @@ def read_training(path: Path) -> list[TrainingRecord]:
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
-        data = file.read_bytes()
+        with file.open("rb") as lines:
+            return list(parse_lines(lines, file, TrainingRecord.model_validate_json))
     except OSError as error:
         raise UsageError(f"records: cannot read {file}: {error.strerror}") from None
-    return list(parse_lines(data, file, TrainingRecord.model_validate_json))

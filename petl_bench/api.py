@@ -23,7 +23,7 @@ from petl_bench.comparison.thresholds import DEFAULT, parse
 from petl_bench.errors import UsageError
 from petl_bench.own.footprint import Footprint
 from petl_bench.record import Origin, Record
-from petl_bench.store import Store, read_records
+from petl_bench.store import Store, load_records
 from petl_bench.suite import Suite, load_suite
 from petl_bench.tables import to_frame
 
@@ -151,7 +151,7 @@ def read(path: str | PathLike[str]) -> list[Record]:
     Raises:
         UsageError: no such file, or a line that is not a record.
     """
-    return list(read_records(Path(path)))
+    return load_records(Path(path))
 
 
 def compare(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,10 +96,14 @@ def read_records(path: Path) -> Iterator[Record]:
         raise UsageError(f"records: cannot read {file}: {error.strerror}") from None
 
 
-@collection_paused()
-def _some(records: Iterator[Record]) -> list[Record]:
-    """The next few, which a caller that keeps none of them lets go while they are in the cache."""
-    return list(islice(records, 32))
+def load_records(*paths: Path) -> list[Record]:
+    """All records in `paths` at once, as `read_records` gives them one by one.
+
+    Raises:
+        UsageError: as `read_records`.
+    """
+    with collection_paused():
+        return [record for path in paths for record in read_records(path)]
 
 
 def latest(records: list[Record]) -> list[Record]:

@@ -187,7 +187,7 @@ _METHODS = [  # label, peak in GiB, trainable parameters, samples/s
 ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def made_up_record():
     """Factory of one record."""
     return _record

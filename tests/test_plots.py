@@ -1,6 +1,7 @@
 """Figures: the data they draw, their labels and units; never their pixels."""
 
 import hashlib
+from dataclasses import replace
 from itertools import combinations
 
 import pytest

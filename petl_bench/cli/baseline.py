@@ -37,11 +37,11 @@ def update(
     from petl_bench.comparison.evidence import with_parts
     from petl_bench.errors import UsageError
     from petl_bench.record import Status
-    from petl_bench.store import latest, read_records, without_timeline
+    from petl_bench.store import latest, load_records, without_timeline
 
-    before = list(read_records(file)) if file.exists() else []
+    before = load_records(file) if file.exists() else []
     if source:
-        after = latest([record for path in source for record in read_records(path)])
+        after = latest(load_records(*source))
     elif before:
         after = simulate_again(before)
     else:

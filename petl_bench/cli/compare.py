@@ -119,9 +119,9 @@ def print_outcome(outcome: "Outcome") -> None:
 
 def _read(paths: Sequence[Path]) -> "list[Record]":
     from petl_bench.errors import UsageError
-    from petl_bench.store import read_records
+    from petl_bench.store import load_records
 
-    records = [record for path in paths for record in read_records(path)]
+    records = load_records(*paths)
     if not records:
         raise UsageError(f"records: {paths[0]} holds none")
     return records

@@ -146,9 +146,9 @@ def _write_scores(runs: list[Path], page: Path, figures: Path | None, command: s
 
 def _read(runs: list[Path]) -> "list[Record]":
     from petl_bench.errors import UsageError
-    from petl_bench.store import latest, read_records
+    from petl_bench.store import latest, load_records
 
-    records = latest([record for run in runs for record in read_records(run)])
+    records = latest(load_records(*runs))
     if not records:
         raise UsageError(f"records: {runs[0]} holds none")
     return records

@@ -121,11 +121,11 @@ def _has_cuda() -> bool:
 def _measured(paths: list[Path] | None) -> "list[Record]":
     """Measured records in files and folders, the newest of a case last."""
     from petl_bench.record import Origin
-    from petl_bench.store import read_records
+    from petl_bench.store import load_records
 
     given = paths if paths is not None else [REFERENCE] if REFERENCE.is_dir() else []
     files = [f for p in given for f in (sorted(p.rglob("*.jsonl")) if p.is_dir() else [p])]
-    records = [record for file in files for record in read_records(file)]
+    records = load_records(*files)
     measured = [record for record in records if record.origin is Origin.MEASURED]
     return sorted(measured, key=lambda record: record.created)
 

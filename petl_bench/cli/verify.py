@@ -105,13 +105,13 @@ def _measured(paths: list[Path], suite: Path | None, out: Path) -> "list[Record]
 def _read(paths: list[Path]) -> "list[Record]":
     from petl_bench.errors import UsageError
     from petl_bench.record import Origin
-    from petl_bench.store import read_records
+    from petl_bench.store import load_records
     from petl_bench.verify.pairs import newest
 
     files: list[Path] = []
     for path in paths:
         files += sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
-    found = [record for file in files for record in read_records(file)]
+    found = load_records(*files)
     measured = newest(record for record in found if record.origin is Origin.MEASURED)
     if not measured:
         places = ", ".join(map(str, paths or [REFERENCE]))

@@ -151,6 +151,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     key_of = GroupKeys()
     members: dict[tuple[str, ...], int] = {}  # groups by number
     numbers: list[int] = []  # of each record's group
+    peaks: list[int | None] = []
     wholes: dict[int, int] = {}  # the newest baseline's peak, by group
     columns: dict[str, list[Value]] = {name: [] for name in _COLUMNS}
     adding = [(columns[name].append, get) for name, (_, get) in _COLUMNS.items()]
@@ -161,6 +162,7 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
             row = Row(record)
             number = members.setdefault(key_of(record), len(members))
             numbers.append(number)
+            peaks.append(row.peak_bytes)
             if is_baseline(record) and row.peak_bytes is not None:
                 wholes[number] = row.peak_bytes
             for add, get in of_record:
@@ -169,19 +171,17 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
                 for add, get in of_group:
                     add(get(row))
         # A baseline may come after what is compared with it.
-        peaks = columns["peak_allocated_bytes"]
         columns["saving_percent"] = [
             saving_percent(peak, wholes.get(number))
             for peak, number in zip(peaks, numbers, strict=True)
         ]
-        return pd.DataFrame(
-            {
-                name: pd.array(columns[name], dtype=dtype).take(numbers)
-                if name in _OF_GROUP
-                else pd.array(columns[name], dtype=dtype)
-                for name, (dtype, _) in _COLUMNS.items()
-            }
-        )
+        arrays = {
+            name: pd.Series(columns[name], dtype=dtype).array
+            for name, (dtype, _) in _COLUMNS.items()
+        }
+        for name in _OF_GROUP:
+            arrays[name] = arrays[name].take(numbers)
+        return pd.DataFrame(arrays)
 
 
 def saving_percent(peak: int | None, whole: int | None) -> float | None:

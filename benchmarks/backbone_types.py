@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import peft  # noqa: F401 - imported once, before the forks
+import peft
 import torch
 import transformers
 from transformers.models.auto import modeling_auto
@@ -35,6 +35,43 @@ from petl_bench.suite import Suite
 from petl_bench.worker import run_task
 
 PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
+PAGE_TEXT = """\
+# Backbones of transformers'
+
+`--backbone` takes the folder, the config.json or the hub's name of any text model that
+transformers build as a language model, an encoder-decoder or a classifier. Families with a file
+in `petl_bench/backbones/` serve every method. Others are read off the model itself, built without
+data: full fine-tuning, LoRA, BitFit, prompts and peft's methods run. Methods that meet layers one
+by one, LST among them, run where the layers resemble Llama's or BERT's by their parts and counts.
+
+Default configurations with two layers where that goes, batch 2, 64 tokens, each asked for by its
+config.json ({versions}).
+Written by `python benchmarks/backbone_types.py ANSWERS.jsonl`, which goes on where it was stopped:
+`types` is how many transformers have, `asked` how many of them were run.
+
+| head | types | asked | {methods} |
+|---|---:|---:|---:|---:|---:|
+{rows}
+
+LST ran on {like}.
+
+What depends on values, where there are none:
+
+- A question (`if mask.all()`) is answered "no", a mask chooses everything, LayerDrop is off.
+- A mixture of experts runs as one product of grouped rows, transformers' default: bytes and FLOPs
+  are the same however the router shares tokens out. Sharing experts out among GPUs is not in it.
+- `lora` without `targets` trains the projections of queries and values. Where one projection makes
+  queries, keys and values (GPT-2, Falcon, BLOOM, Phi-3, GPT-NeoX) it is that one; where there is no
+  attention (Mamba), all but outputs.
+
+## What did not run
+
+A default configuration is not always one that works; a checkpoint's own may.
+
+| type | head | methods | why |
+|---|---|---|---|
+{reasons}
+"""
 METHODS = ("full", "lora", "lst")
 LAYERS = (
     "num_hidden_layers",
@@ -131,7 +168,41 @@ def in_a_process(kind: str, head: str) -> dict[str, str]:
 
 
 def page(found: Mapping[tuple[str, str], Mapping[str, str]]) -> str:
-    raise NotImplementedError
+    """What ran, by head and method; and what did not, with the reason."""
+    rows, reasons = [], []
+    for head, mapping in HEADS.items():
+        of_head = {kind: answer for (kind, named), answer in found.items() if named == head}
+        counts = [sum(a.get(method) == "ok" for a in of_head.values()) for method in METHODS]
+        rows.append(
+            f"| {head} | {len(mapping)} | {len(of_head)} | {' | '.join(map(str, counts))} |"
+        )
+        reasons += [
+            f"| `{kind}` | {head} | {', '.join(methods)} | {_told(reason)} |"
+            for kind, answer in sorted(of_head.items())
+            for reason, methods in by_reason(answer).items()
+        ]
+    like = sorted({kind for (kind, _), answer in found.items() if answer.get("lst") == "ok"})
+    return PAGE_TEXT.format(
+        methods=" | ".join(METHODS),
+        rows="\n".join(rows),
+        like=", ".join(f"`{kind}`" for kind in like),
+        reasons="\n".join(reasons),
+        versions=f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"peft {peft.__version__}",
+    )
+
+
+def by_reason(answer: Mapping[str, str]) -> dict[str, list[str]]:
+    """Methods that did not run, by why; that `lst` knows no layers here is no news."""
+    found: dict[str, list[str]] = {}
+    for method, reason in answer.items():
+        if reason != "ok" and "needs to know the layers" not in reason:
+            found.setdefault(reason, []).append(method)
+    return found
+
+
+def _told(reason: str) -> str:
+    return " ".join(reason.split())[:200].replace("|", "\\|")
 
 
 def cells() -> Iterator[tuple[str, str]]:

@@ -9,64 +9,28 @@ Source: Hu et al. 2021, arXiv:2106.09685, section 4.1. Left out: merging.
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import nn
 
-from petl_bench.backbones import FAMILIES
 from petl_bench.backbones.ports import Dims, Ports, add_biases
-from petl_bench.case import Backbone
 from petl_bench.method import LayeredConfig, Method, leaves_a_layer
-from petl_bench.peft_methods.attaching import get_peft_model
+from petl_bench.peft_methods.low_rank import LowRankConfig, fit, with_updates
 
 
-class LoraConfig(LayeredConfig):
-    """peft's options that shape the update, by peft's names."""
+class LoraConfig(LowRankConfig, LayeredConfig):
+    """The update, and what trains beside it."""
 
-    r: int = Field(32, gt=0, description="rank of the update")
-    alpha: int = Field(32, gt=0, description="the update is scaled by alpha / r")
-    targets: tuple[str, ...] = Field(("q", "v"), description="projections: q, k, v, o, wi, wo")
-    dropout: float = Field(0.1, ge=0, lt=1, description="dropout before A")
     biases: Literal["none", "all"] = Field("none", description="all: the LST paper's row")
-
-    @field_validator("targets", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(","))
-        return value
-
-
-def fit(backbone: Backbone, config: LoraConfig) -> LoraConfig:
-    """Where queries, keys and values are one projection, that one is the target."""
-    dims = FAMILIES[backbone.family].dims(backbone.config)
-    return config.model_copy(update={"targets": dims.nearest(config.targets)})
 
 
 def attach(model: nn.Module, ports: Ports, config: LoraConfig) -> nn.Module:
     """Peft's model with an update beside every target projection."""
-    import peft  # noqa: PLC0415 - two seconds that only the worker should pay
-
     ports = ports.above(config.freeze_lower)
-    roles = ports.projections
-    missing = [target for target in config.targets if target not in roles]
-    if missing:
-        raise ValueError(f"lora: no projection {missing[0]!r}; here are: {', '.join(roles)}")
-    names = {module: name for name, module in model.named_modules()}
     biases: list[nn.Parameter] = []
     if config.biases == "all":
         biases += add_biases(ports.biasable, ports.like)
         biases += [p for table in ports.position_tables for p in table.parameters()]
-    lora = get_peft_model(
-        model,
-        ports,
-        peft.LoraConfig(
-            task_type=ports.peft_task,
-            r=config.r,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=[names[linear] for role in config.targets for linear in roles[role]],
-        ),
-    )
+    lora: nn.Module = with_updates(model, ports, config)
     for parameter in biases:
         parameter.requires_grad = True
     return lora

@@ -17,6 +17,19 @@ from petl_bench.method import Method, MethodConfig
 
 _SPEC = re.compile(r"\s*([^\s\[\]]+)\s*(?:\[(.*)\])?\s*")
 _FIELD = re.compile(r",(?=\s*\w+\s*=)")
+_COMMA = re.compile(",")
+
+
+def _cut(text: str, comma: re.Pattern[str]) -> list[str]:
+    """`text` cut where `comma` is, outside brackets."""
+    parts, start, depth, seen = [], 0, 0, 0
+    for found in comma.finditer(text):
+        passed, seen = text[seen : found.start()], found.start()
+        depth += sum(passed.count(mark) for mark in "[{") - sum(passed.count(m) for m in "]}")
+        if depth == 0:
+            parts.append(text[start:seen])
+            start = found.end()
+    return [*parts, text[start:]]
 
 
 def split_specs(text: str) -> list[str]:
@@ -25,7 +38,7 @@ def split_specs(text: str) -> list[str]:
     >>> split_specs("lst,lora[r=8,alpha=16]")
     ['lst', 'lora[r=8,alpha=16]']
     """
-    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
+    return [part.strip() for part in _cut(text, _COMMA) if part.strip()]
 
 
 def parse_specs(text: str) -> list[tuple[str, MethodChoice]]:
@@ -96,7 +109,7 @@ def label_fields(label: str) -> list[str]:
     ['reduction=4', 'keep=1,2,3']
     """
     match = _SPEC.fullmatch(label)
-    return [part.strip() for part in _FIELD.split(match[2])] if match and match[2] else []
+    return [part.strip() for part in _cut(match[2], _FIELD)] if match and match[2] else []
 
 
 def _parse_spec(spec: str) -> list[tuple[str, MethodChoice]]:
@@ -105,7 +118,7 @@ def _parse_spec(spec: str) -> list[tuple[str, MethodChoice]]:
         raise UsageError(f"methods: cannot read {spec!r}; write NAME or NAME[field=value,...]")
     name, inside = match[1], match[2] or ""
     axes: dict[str, list[str]] = {}
-    for part in filter(None, (p.strip() for p in _FIELD.split(inside))):
+    for part in filter(None, (p.strip() for p in _cut(inside, _FIELD))):
         field, equals, values = part.partition("=")
         if not equals or not values.strip():
             raise UsageError(f"{name}: cannot read {part!r}; write field=value")
@@ -113,8 +126,8 @@ def _parse_spec(spec: str) -> list[tuple[str, MethodChoice]]:
             raise UsageError(f"{name}: field {field.strip()!r} is given twice")
         axes[field.strip()] = [value.strip() for value in values.split("|")]
     choices = []
-    for values in itertools.product(*axes.values()):
-        given = dict(zip(axes, values, strict=True))
+    for point in itertools.product(*axes.values()):
+        given = dict(zip(axes, point, strict=True))
         label = name + (f"[{','.join(f'{f}={v}' for f, v in given.items())}]" if given else "")
         choices.append((label, resolve(name, given)))
     return choices

@@ -5,6 +5,7 @@ import json
 import re
 import typing
 import warnings
+from dataclasses import is_dataclass
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
@@ -52,9 +53,14 @@ class PeftMethodConfig(MethodConfig):
         Raises:
             ValueError: peft's own, if the fields do not go together.
         """
+        settings = self.settings()
+        for name, value in settings.items():
+            made = _dataclass_in(typing.get_type_hints(self.peft_class)[name])
+            if made is not None and isinstance(value, dict):
+                settings[name] = made(**value)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they tell users what to do before training
-            return self.peft_class(task_type=task, **self.settings())
+            return self.peft_class(task_type=task, **settings)
 
     @classmethod
     def _fields(cls) -> dict[str, "dataclasses.Field[Any]"]:
@@ -142,7 +148,7 @@ def _json_default(field: "dataclasses.Field[Any]") -> Any:
         default = field.default_factory()
     if default is dataclasses.MISSING:
         return None
-    if dataclasses.is_dataclass(default) and not isinstance(default, type):
+    if is_dataclass(default) and not isinstance(default, type):
         return dataclasses.asdict(default)
     return default.value if isinstance(default, Enum) else default
 
@@ -153,6 +159,12 @@ def _kinds(annotation: Any) -> set[Any]:
     return {typing.get_origin(part) or part for part in parts}
 
 
+def _dataclass_in(hint: Any) -> type[Any] | None:
+    """The dataclass that a field may hold, if it may hold one."""
+    parts = typing.get_args(hint) if _is_union(hint) else (hint,)
+    return next((part for part in parts if isinstance(part, type) and is_dataclass(part)), None)
+
+
 def _is_union(annotation: Any) -> bool:
     return typing.get_origin(annotation) in {Union, UnionType}
 
@@ -161,7 +173,7 @@ def _annotation(hint: Any) -> Any:
     """`hint` with what JSON can hold in place of peft's classes."""
     if _is_union(hint):
         return Union[tuple(_annotation(part) for part in typing.get_args(hint))]  # noqa: UP007
-    if dataclasses.is_dataclass(hint):
+    if is_dataclass(hint):
         return dict[str, Any]
     if isinstance(hint, type) and issubclass(hint, Enum):
         return Literal[tuple(member.value for member in hint)]

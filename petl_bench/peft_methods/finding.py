@@ -23,6 +23,13 @@ from petl_bench.peft_methods.fitting import fit
 
 CONFIG_FILE = "adapter_config.json"
 
+REFUSALS = (
+    *(ValueError, TypeError, AttributeError, KeyError),  # of models and fields
+    *(ImportError, NotImplementedError),
+    OSError,  # a tokenizer or an adapter that is neither here nor reached
+)
+"""What peft raises where a method cannot be made."""
+
 
 def names() -> tuple[str, ...]:
     """Peft's types, in alphabetical order."""
@@ -97,7 +104,7 @@ def attach(model: nn.Module, ports: Ports, config: PeftMethodConfig) -> nn.Modul
     try:
         with in_folders(config.peft_config(ports.peft_task), ports.peft_task) as peft_config:
             wrapped = get_peft_model(model, ports, peft_config)
-    except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
+    except REFUSALS as error:
         raise UsageError(
             f"{config.address}: peft refuses: {' '.join(str(error).split())}"
         ) from error

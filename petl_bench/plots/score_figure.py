@@ -25,6 +25,7 @@ COLOURS = (
     "#C2185B",
 )
 _MARKERS = ("o", "s", "D", "^")  # one a round of colours
+_FROM_ZERO = 0.6  # where the smallest is less of the largest, the axis of memory starts at 0
 _Line = Sequence[tuple[float, float, Spot]]
 _NAMES: dict[Axis, str] = {
     "simulated_bytes": "score_memory",
@@ -76,6 +77,9 @@ def score_figure(board: Board, axis: Axis = "simulated_bytes") -> Figure:
         count_axis(axes, [spot.x for curve in drawn for spot in curve.spots])
         axes.set_xlabel("trainable parameters")
     else:
+        sizes = [spot.x for curve in drawn for spot in curve.spots]
+        if min(sizes) < _FROM_ZERO * max(sizes):
+            axes.set_xlim(left=0)
         how = "simulated" if axis == "simulated_bytes" else "measured"
         axes.set_xlabel(f"peak memory of a step, {how} ({unit_name})")
     axes.set_ylabel("test score (%)")

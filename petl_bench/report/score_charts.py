@@ -15,6 +15,7 @@ from petl_bench.units import format_bytes, format_count
 
 COLOURS = 8  # series of the style sheet; the page's, light and dark
 FRONTIER = "Pareto frontier: nothing smaller scores as high"
+_FROM_ZERO = 0.6  # where the smallest is less of the largest, the axis of memory starts at 0
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up")  # one a round of colours
 _TITLES: dict[Axis, str] = {
     "simulated_bytes": "peak memory of a step, simulated",
@@ -210,7 +211,7 @@ def _x_axis(axis: Axis, sizes: Sequence[float]) -> tuple[int, Chart]:
         }
     unit, unit_name = byte_axis(round(max(sizes)))
     low, high = _limits([size / unit for size in sizes])
-    low = 0.0 if min(sizes) < max(sizes) / 3 else low
+    low = 0.0 if min(sizes) < _FROM_ZERO * max(sizes) else low
     return unit, {"title": {"text": f"{_TITLES[axis]} ({unit_name})"}, "range": [low, high]}
 
 

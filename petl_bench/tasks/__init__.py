@@ -3,7 +3,8 @@
 task       what a task is, and the ones there are
 labels     what a label in a file stands for
 files      local data: JSON Lines, CSV, Parquet
-packages   data and weights that installed packages hold
+packaged   data and weights that installed packages hold
+vision     features of images
 hub        data by its id on the Hugging Face hub
 splits     train, validation and test of a task, wherever they come from
 metrics    scores by scikit-learn and SciPy
@@ -11,6 +12,8 @@ rates      learning rates, method by method
 weights    a pretrained backbone's folder
 record     one method trained with one seed: the question and the answer
 store      such records in a file
+answers    classes as text, for backbones that generate
+quiet      transformers without its messages
 energy     joules by NVML
 training   THE training run, by transformers' Trainer
 running    a plan to records

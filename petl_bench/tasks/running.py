@@ -20,7 +20,7 @@ from petl_bench.errors import UsageError
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.profiler import simulate
 from petl_bench.record import Status
-from petl_bench.tasks.answers import Answers
+from petl_bench.tasks.answers import Answers, number_names
 from petl_bench.tasks.metrics import scores
 from petl_bench.tasks.rates import Rates
 from petl_bench.tasks.record import Data, Outcome, Recipe, SimulatedPeak, TrainingRecord, Trial
@@ -73,14 +73,9 @@ class Bench:
         """The weights' architecture, with a head for the task.
 
         Raises:
-            UsageError: it does not see images as the task has them, or answers in text where
-                the task asks for a number.
+            UsageError: it does not see images as the task has them.
         """
         found = self.weights.backbone(self.splits.outputs)
-        if self.task.regression and answers_in_text(found):
-            raise UsageError(
-                f"task: {self.task.name} asks for a number, and {found.name} answers in text"
-            )
         _check_sight(found, self.splits)
         return found
 
@@ -158,7 +153,8 @@ def run(
     environment = measured_environment() if torch.cuda.is_available() else processor_environment()
     encoder = Encoder(bench.weights.folder, bench.splits.features)
     if answers_in_text(bench.backbone):
-        encoder.answers = Answers(bench.task, bench.splits.labels, encoder.tokenizer)
+        names = bench.splits.labels or number_names(bench.splits.numbers)
+        encoder.answers = Answers(bench.task, names, encoder.tokenizer)
     splits = _encoded(bench.splits, encoder, plan[0].trial.recipe.max_length_tokens)
     constant = _constant(bench)
     for done, planned in enumerate(plan):

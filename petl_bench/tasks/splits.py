@@ -53,6 +53,11 @@ class Splits:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @property
+    def numbers(self) -> set[float]:
+        """A regression's labels."""
+        return {each.label for split in (self.train, self.validation, self.test) for each in split}
+
+    @property
     def most_frequent(self) -> int | float:
         """The label that train has most often."""
         return Counter(each.label for each in self.train).most_common(1)[0][0]

@@ -6,8 +6,7 @@ Legend: N examples, C outputs of the task head.
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
@@ -28,7 +27,6 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
-from transformers.utils import logging
 
 from petl_bench import registry
 from petl_bench.backbones import FAMILIES
@@ -40,6 +38,7 @@ from petl_bench.tasks.answers import Answers
 from petl_bench.tasks.energy import consumed_j, spent_j
 from petl_bench.tasks.labels import Example
 from petl_bench.tasks.metrics import score, scores
+from petl_bench.tasks.quiet import quiet
 from petl_bench.tasks.record import Evaluation, Outcome, Trial
 from petl_bench.tasks.task import Task
 from petl_bench.tasks.vision.features import Features
@@ -77,7 +76,7 @@ class Encoder:
         if not any(found for name in _VOCABULARIES for found in folder.glob(name)):
             raise UsageError(f"backbone: {folder} has no tokenizer")
         try:
-            with _quiet():  # of a model class that is not transformers'
+            with quiet():  # of a model class that is not transformers'
                 self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
         except (OSError, ValueError) as error:
             first = str(error).strip().partition("\n")[0]
@@ -102,7 +101,7 @@ class Encoder:
         if self.answers is None:
             labels: Any = example.label
         else:
-            labels = self.answers.tokens[int(example.label)]
+            labels = self.answers.target(example)
         return {"labels": labels} | ({"images": example.images} if example.images else {})
 
     def collate(self, examples: Encoded) -> dict[str, torch.Tensor]:
@@ -167,7 +166,7 @@ def train(
 def _trainee(trial: Trial, weights: Path) -> nn.Module:
     backbone = trial.backbone
     kind, options = _kind(backbone)
-    with _quiet():  # that the head is new is known
+    with quiet():  # that the head is new is known
         model = kind.from_pretrained(
             str(weights),
             dtype=torch.float32,
@@ -177,20 +176,6 @@ def _trainee(trial: Trial, weights: Path) -> nn.Module:
     method = registry.get(trial.method.name)
     ports = FAMILIES[backbone.family].ports(model)
     return attach(method, model, ports, validated_config(method, trial.method.config))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and warnings of transformers'."""
-    bar, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
 
 
 def _kind(backbone: Backbone) -> tuple[Any, dict[str, Any]]:
@@ -282,7 +267,7 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
             **inputs, max_new_tokens=self._answers.longest, do_sample=False, num_beams=1
         )
         # The first token is what the decoder starts from.
-        return None, self._answers.classes(generated_BT[:, 1:]), self._answers.classes(labels_BT)
+        return None, self._answers.said(generated_BT[:, 1:]), self._answers.said(labels_BT)
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc] # likewise

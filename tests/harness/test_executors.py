@@ -46,8 +46,11 @@ def simulated(methods, tiny, folder, executor):
     return {record.label: record for record in records}, store
 
 
+@pytest.fixture
 def processes():
-    return psutil.Process().children(recursive=True)
+    """Function: those that this process has started since, and they in turn."""
+    before = set(psutil.Process().children(recursive=True))
+    return lambda: set(psutil.Process().children(recursive=True)) - before
 
 
 def still_running(started):
@@ -172,7 +175,9 @@ def test_gpus_are_looked_for_where_the_workers_are(command, tmp_path, monkeypatc
 # Here
 
 
-def test_two_lanes_give_the_bytes_of_one_case_at_a_time_and_leave_nobody_behind(tmp_path, tiny):
+def test_two_lanes_give_the_bytes_of_one_case_at_a_time_and_leave_nobody_behind(
+    tmp_path, tiny, processes
+):
     methods = ["full", "lora", "bitfit", "lst"]
     with LocalExecutor(2) as executor:
         records, store = simulated(methods, tiny, tmp_path, executor)
@@ -181,7 +186,7 @@ def test_two_lanes_give_the_bytes_of_one_case_at_a_time_and_leave_nobody_behind(
     for planned in plan_of(methods, tiny):
         alone = simulate(planned.case, CARD, ERAS[None])
         assert records[planned.label].measurement == alone
-    assert processes() == []
+    assert processes() == set()
 
 
 @pytest.mark.parametrize(
@@ -217,21 +222,21 @@ def test_a_lane_that_measures_has_a_device_of_its_own(monkeypatch, tmp_path, vis
 
 
 @pytest.fixture
-def cluster_of_two(fake_methods, monkeypatch):
+def cluster_of_two(fake_methods, monkeypatch, tmp_path):
     """What is started on this machine has two processors, and two GPUs that are made up."""
     del fake_methods  # that Ray's workers, too, are to know
     ray = pytest.importorskip("ray", reason="needs the extra petl-bench[ray]")
     monkeypatch.setattr(ray, "init", partial(ray.init, num_gpus=2))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("ONCE", str(tmp_path / "once"))
     return ray
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning")
 def test_ray_runs_cases_and_a_worker_of_its_that_is_killed_is_followed_by_one_more(
-    tmp_path, tiny, cluster_of_two, monkeypatch, capfd
+    tmp_path, tiny, processes, cluster_of_two, capfd
 ):
-    monkeypatch.setenv("ONCE", str(tmp_path / "once"))
     methods = ["full", "deadly_once", "deadly"]
     with executors.start("ray", 2, Origin.SIMULATED, tmp_path) as executor:
         with executors.start("ray", None, Origin.MEASURED, tmp_path) as measuring:

@@ -87,7 +87,7 @@ def test_commas_within_brackets_do_not_part_methods():
         ("lora[r=]", ["lora", "'r='", "field=value"]),
         ("lora[r=8,r=16]", ["lora", "'r'", "twice"]),
         ("lora[r=8", ["'lora[r=8'", "NAME[field=value"]),
-        ("lora[r=8,alpha=2", ["'lora[r=8'"]),
+        ("lora[r=8,alpha=2", ["'lora[r=8,alpha=2'"]),
         ("lora]r=8[", ["'lora]r=8['"]),
         ("lora r=8", ["'lora r=8'"]),
         ("[r=8]", ["'[r=8]'"]),

@@ -11,6 +11,7 @@ from transformers import (
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
+    BertForMaskedLM,
     BertForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
@@ -31,6 +32,11 @@ def tiny_bert():
     sizes = {"hidden_size": D, "intermediate_size": 64, "max_position_embeddings": 16}
     layers = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_labels": 3}
     return BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, **sizes, **layers))
+
+
+def tiny_masked():
+    torch.manual_seed(0)
+    return BertForMaskedLM(tiny_bert().config)
 
 
 def tiny_bart():
@@ -61,7 +67,7 @@ def some_batches(family, count):
         batch = {"input_ids": source, "attention_mask": mask}
         if family is tiny_bert:
             batch["labels"] = torch.randint(0, 3, (B,), generator=generator)
-        elif family is tiny_llama:
+        elif family in {tiny_llama, tiny_masked}:
             batch["labels"] = source.masked_fill(mask == 0, -100)
         else:
             batch["labels"] = torch.randint(3, VOCABULARY, (B, T), generator=generator)
@@ -122,6 +128,7 @@ CASES = {
     "t5, bottlenecks": (tiny_t5, {"variant": "adapter-blocks"}),
     "bart": (tiny_bart, {}),
     "bert": (tiny_bert, {}),
+    "bert, masked": (tiny_masked, {}),
     "bert, merged": (tiny_bert, {"merge": True}),
     "bert, the blog's": (tiny_bert, {"variant": "blog", "width": 16, "heads": 2}),
     "llama": (tiny_llama, {}),

@@ -53,7 +53,7 @@ def test_lora_trains_the_targets_it_was_given_and_names_unknown_ones(attach, bac
     built = attach("lora[r=2,targets=o,wi]", backbone)
     owners = {n.split(".lora_")[0] for n, p in built.model.named_parameters() if p.requires_grad}
     assert {owner.rsplit(".", 1)[1] for owner in owners} == {"o", "wi"}
-    with pytest.raises(ValueError, match=r"lora: no projection 'up'; here are: q, k, v, o"):
+    with pytest.raises(ValueError, match=r"no projection 'up'; here are: q, k, v, o"):
         attach("lora[targets=up]", backbone)
 
 

@@ -250,6 +250,45 @@ def test_what_does_not_fit_the_backbone_is_told_in_one_line(spec, told, make_tin
     assert "\n" not in str(refusal.value)
 
 
+INITIALISATIONS = ["gaussian", "eva", "olora", "pissa", "pissa_niter_4", "orthogonal", "lora_ga"]
+
+
+@pytest.mark.parametrize("kind", INITIALISATIONS)
+def test_every_initialisation_of_lora_is_as_large(kind, make_tiny, attach):
+    """Those that look at weights or data change values, not shapes."""
+    plain = attach("peft:lora", make_tiny("llama"), device="meta").model
+    other = attach(f"peft:lora[init_lora_weights={kind}]", make_tiny("llama"), device="meta").model
+    assert made_of(other) == made_of(plain)
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("peft:lora[init_lora_weights=corda]", "preprocess_corda"),
+        ("peft:lora[init_lora_weights=bogus]", "'bogus'"),
+        ("peft:lora[init_lora_weights=loftq]", "loftq_config"),
+        ('peft:lora[init_lora_weights=loftq,loftq_config={"bits":4}]', "'bits'"),
+        ('peft:xlora[adapters={"0":"no/where"}]', "no/where"),
+        ('peft:xlora[adapters={"0":"peft:lora[rank=4]"}]', "'rank'"),
+    ],
+)
+def test_what_peft_cannot_make_of_its_fields_is_told_in_one_line(
+    spec, told, make_tiny, attach, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UsageError) as refusal:
+        attach(spec, make_tiny("llama"), device="meta")
+    assert told in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_new_experts_are_adapters_of_their_own_fields(make_tiny, attach):
+    spec = 'peft:xlora[adapters={"0":"peft:lora[r=2,lora_alpha=4]","1":"peft:lora[r=3]"}]'
+    model = attach(spec, make_tiny("llama"), device="meta").model
+    ranks = {name: p.shape[0] for name, p in model.named_parameters() if "lora_A" in name}
+    assert {name.split(".")[-2]: rank for name, rank in ranks.items()} == {"0": 2, "1": 3}
+
+
 def test_targets_that_are_left_to_peft_are_in_the_record(make_tiny):
     """Peft's own where it has some for the model's type, and all linear layers where not."""
 
@@ -261,6 +300,7 @@ def test_targets_that_are_left_to_peft_are_in_the_record(make_tiny):
     assert targets("peft:vera[target_modules=k]", "t5") == ["k"]
     assert targets("peft:vera[target_modules=all-linear]", "t5") == "all-linear"
     assert targets("peft:osf", "t5") == "all-linear"
+    assert targets("peft:ln_tuning", "bert") == ["LayerNorm"]
 
 
 def test_fields_are_written_as_json_has_them():

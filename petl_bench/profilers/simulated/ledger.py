@@ -95,7 +95,6 @@ class Ledger(TorchDispatchMode):
         self.sites: list[int] = []  # what `locate` said of each storage, if it is set
         self.windows: list[Window] = []
         self.flops = 0
-        # Told of every operator that is no view.
         self.on_operator: Callable[[Any, Sequence[Any], Any, int], None] | None = None
         self.locate: Callable[[], int] | None = None  # asked at every allocation
         self.stream = 0  # that allocates now; 0 is the default one
@@ -177,6 +176,8 @@ class Ledger(TorchDispatchMode):
             out = func(*args, **kwargs)
             for tensor in (out,) if isinstance(out, torch.Tensor) else out:
                 self._see(tensor, operator.name)
+            if self.on_operator is not None:
+                self.on_operator(func, args, out, 0)
             return out
         if self._in_backward and operator.sums and (self._sums_in_place or func is not _ADD):
             func = cuda_semantics.in_place(func, args)

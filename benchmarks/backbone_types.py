@@ -38,30 +38,30 @@ PAGE = Path(__file__).parents[1] / "docs" / "backbones.md"
 PAGE_TEXT = """\
 # Backbones of transformers'
 
-`--backbone` takes the folder, the config.json or the hub's name of any text model that transformers
-builds as a language model, an encoder-decoder or a classifier. Families with a file in
-`petl_bench/backbones/` serve every method. Others are read off the model itself, built without data:
-full fine-tuning, LoRA, BitFit, prompts and peft's methods run; methods that meet layers one by one,
-LST among them, run where the layers resemble Llama's or BERT's by their parts and counts.
+`--backbone` takes the folder, the config.json or the hub's name of any text model that
+transformers build as a language model, an encoder-decoder or a classifier. Families with a file
+in `petl_bench/backbones/` serve every method. Others are read off the model itself, built without
+data: full fine-tuning, LoRA, BitFit, prompts and peft's methods run. Methods that meet layers one
+by one, LST among them, run where the layers resemble Llama's or BERT's by their parts and counts.
 
-Default configurations with two layers, batch 2, 64 tokens, each asked for by its config.json
-({versions}). Written by `python benchmarks/backbone_types.py`; `types` is how many transformers
-have, `asked` how many were run.
+Default configurations with two layers where that goes, batch 2, 64 tokens, each asked for by its
+config.json ({versions}). Written by `python benchmarks/backbone_types.py`; `types` is how many
+transformers have, `asked` how many of them were run.
 
 | head | types | asked | {methods} |
 |---|---:|---:|---:|---:|---:|
 {rows}
 
-LST: {like}.
+LST ran on {like}.
 
 What depends on values, where there are none:
 
-- A question (`if mask.all()`) is answered "no", a mask chooses everything, LayerDrop drops nothing.
-- A mixture of experts runs as one product of grouped rows, transformers' default; its bytes and FLOPs
-  are the same however the router shares tokens out. What a framework pads or drops by expert is not in it.
-- `lora` without `targets` trains the projections of queries and values; where one projection makes
-  queries, keys and values (GPT-2, Falcon, BLOOM, Phi-3, GPT-NeoX), that one; where there is no attention
-  (Mamba), all but outputs.
+- A question (`if mask.all()`) is answered "no", a mask chooses everything, LayerDrop is off.
+- A mixture of experts runs as one product of grouped rows, transformers' default: bytes and FLOPs
+  are the same however the router shares tokens out. Sharing experts out among GPUs is not in it.
+- `lora` without `targets` trains the projections of queries and values. Where one projection makes
+  queries, keys and values (GPT-2, Falcon, BLOOM, Phi-3, GPT-NeoX) it is that one; where there is no
+  attention (Mamba), all but outputs.
 
 ## What did not run
 

@@ -11,7 +11,7 @@ from torch import nn
 from petl_bench import registry
 from petl_bench.backbones import FAMILIES
 from petl_bench.backbones.ports import Dims, Ports
-from petl_bench.case import Autocast, Case, DType, Mode
+from petl_bench.case import Autocast, Case, DType, Mode, Optimizer, Parallel
 from petl_bench.low_bit import packed_away, quantise
 from petl_bench.method import Method, MethodConfig, attach, trainable_parameters
 from petl_bench.method_spec import validated_config
@@ -59,6 +59,20 @@ def _contradiction(case: Case, dims: Dims, method: Method[Any], config: MethodCo
     fp16 = case.backbone.dtype is DType.FP16 and case.workload.autocast is Autocast.FP16
     if fp16 and case.workload.mode is Mode.TRAINING:
         return "autocast to fp16 scales the loss, and that is not for weights of fp16"
+    if case.workload.parallel is Parallel.FSDP2:
+        return _not_sharded(case, method, config)
+    return None
+
+
+def _not_sharded(case: Case, method: Method[Any], config: MethodConfig) -> str | None:
+    """Why FSDP2 cannot share the case between ranks, or not as it is simulated here."""
+    if case.backbone.quantize is not None:
+        return f"parallel fsdp2 is not simulated with {case.backbone.quantize} weights"
+    optimizer = case.workload.optimizer
+    if optimizer in {Optimizer.ADAFACTOR, Optimizer.ADAMW_8BIT}:  # their states are no shards
+        return f"parallel fsdp2 is not simulated with {optimizer}"
+    if method.initialisation(config) is not None:
+        return "parallel fsdp2 shards the weights whose gradients the method starts from"
     return None
 
 

@@ -78,6 +78,14 @@ class Autocast(StrEnum):
     FP16 = "fp16"  # with a scaled loss
 
 
+class Parallel(StrEnum):
+    """How several ranks train one model, each on a batch of its own."""
+
+    NONE = "none"
+    DDP = "ddp"  # DistributedDataParallel: a whole model a rank
+    FSDP2 = "fsdp2"  # fully_shard on every layer: a part of each tensor a rank
+
+
 class Mode(StrEnum):
     """What a step does with the model."""
 
@@ -107,13 +115,20 @@ class MethodChoice(Frozen):
     config: dict[str, Any] = {}
 
 
+def _is_neutral(value: Any) -> bool:
+    """Fields about ranks are part of the question only where there are ranks."""
+    return value is None or value is Parallel.NONE
+
+
 class Workload(Frozen):
     """One step's load, and how often it is taken.
 
     Where nothing trains, no field of training may be given: optimizer and clipping are None.
     """
 
-    batch_size: PositiveInt = Field(100, description="examples a step, in all of its parts")
+    batch_size: PositiveInt = Field(
+        100, description="examples a step, in all of its parts; of one rank, where there are more"
+    )
     source_length_tokens: PositiveInt = 128
     target_length_tokens: PositiveInt | None = Field(
         3, description="None where an example is its source alone; mode generate makes as many"
@@ -137,6 +152,26 @@ class Workload(Frozen):
     measured_steps: PositiveInt = Field(3, description="steps whose memory is recorded")
     timed_steps: PositiveInt = Field(10, description="steps timed in a pass without a profiler")
 
+    parallel: Parallel = Field(
+        Parallel.NONE, description="how ranks share the work", exclude_if=_is_neutral
+    )
+    world_size: Annotated[int, Field(gt=0, le=16384, strict=True)] | None = Field(
+        None, description="ranks; None without any", exclude_if=_is_neutral
+    )
+    gradient_as_bucket_view: Annotated[bool, Field(strict=True)] = Field(
+        default=False,
+        description="parallel ddp: gradients lie in its buckets",
+        exclude_if=lambda value: not value,
+    )
+    reshard_after_forward: Annotated[bool, Field(strict=True)] = Field(
+        default=True, description="parallel fsdp2: gather layers again in backward", exclude_if=bool
+    )
+
+    @property
+    def unsteady_steps(self) -> int:
+        """Steps before one that repeats itself: DDP makes its buckets anew in the second."""
+        return self.warmup_steps + (self.parallel is Parallel.DDP)
+
     @property
     def part_size(self) -> int:
         """Examples that are in memory at once."""
@@ -157,6 +192,7 @@ class Workload(Frozen):
         """One question has one id: a field without meaning in the mode keeps its neutral value."""
         if not isinstance(given, dict):
             return given
+        _check_ranks(given)
         mode = given.get("mode", Mode.TRAINING)
         if mode != Mode.GENERATE and given.get("beams", 1) != 1:
             raise ValueError("beams: only mode generate has any")
@@ -179,8 +215,33 @@ _OF_TRAINING: dict[str, Any] = {
     "accumulation_steps": 1,
     "ddp_buckets": False,
     "zero_grad": ZeroGrad.DEFAULT,
+    "parallel": Parallel.NONE,
 }
 """Fields of training alone, and what they are where nothing trains."""
+
+
+_OF_RANKS: dict[str, tuple[Any, tuple[Parallel, ...]]] = {
+    "world_size": (None, (Parallel.DDP, Parallel.FSDP2)),
+    "gradient_as_bucket_view": (False, (Parallel.DDP,)),
+    "reshard_after_forward": (True, (Parallel.FSDP2,)),
+}
+"""Fields about ranks: what they are without a meaning, and where they have one."""
+
+
+def _check_ranks(given: dict[str, Any]) -> None:
+    try:
+        parallel = Parallel(given.get("parallel", Parallel.NONE))
+    except ValueError:
+        return  # the field itself says so
+    for field, (neutral, meant) in _OF_RANKS.items():
+        if parallel not in meant and given.get(field, neutral) != neutral:
+            raise ValueError(f"{field}: not for parallel {parallel}; leave it out")
+    if parallel is Parallel.NONE:
+        return
+    if given.get("world_size") is None:
+        raise ValueError(f"world_size: parallel {parallel} is to be told how many ranks")
+    if given.get("ddp_buckets"):
+        raise ValueError("ddp_buckets: of one process alone; parallel ddp has its own")
 
 
 class Case(Frozen):

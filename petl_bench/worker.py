@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from petl_bench import cards, registry
 from petl_bench.assembly import unsupported
-from petl_bench.case import Case
+from petl_bench.case import Case, Parallel
 from petl_bench.environment import (
     measured_environment,
     processor_environment,
@@ -74,6 +74,8 @@ def _skip(case: Case) -> dict[str, Any] | None:
 
 def _measure(case: Case, origin: Origin, card: cards.Card, emulates: str | None) -> Measurement:
     if origin is Origin.MEASURED:
+        if case.workload.parallel is not Parallel.NONE:
+            raise UsageError("parallel: ranks are simulated only, and this was to be measured")
         from petl_bench.profilers.cuda import measure  # noqa: PLC0415 - needs NVML
 
         return measure(case)

@@ -54,6 +54,8 @@ def explain(  # noqa: PLR0917 - one parameter an option
     accumulation_steps: options.AccumulationSteps = None,
     clip_grad_norm: options.ClipGradNorm = None,
     zero_grad: options.ZeroGradHabit = None,
+    parallel: options.ParallelName = None,
+    world_size: options.WorldSize = None,
     gpu: options.Gpu = None,
     emulate: options.Emulate = None,
     by: Annotated[View, typer.Option(help="What the largest rows tell apart.")] = View.TENSOR,
@@ -88,6 +90,8 @@ def explain(  # noqa: PLR0917 - one parameter an option
         accumulation_steps=accumulation_steps,
         clip_grad_norm=clip_grad_norm,
         zero_grad=zero_grad,
+        parallel=parallel,
+        world_size=world_size,
     )
     cells = [_planned(spec, axes) for spec in (method, against) if spec is not None]
 

@@ -45,6 +45,8 @@ def fit(  # noqa: PLR0917 - one parameter an option
     accumulation_steps: options.AccumulationSteps = None,
     clip_grad_norm: options.ClipGradNorm = None,
     zero_grad: options.ZeroGradHabit = None,
+    parallel: options.ParallelName = None,
+    world_size: options.WorldSize = None,
     out: Annotated[
         Path | None, options.option("Folder for JSON, tables and figures.", "none written")
     ] = None,
@@ -84,6 +86,8 @@ def fit(  # noqa: PLR0917 - one parameter an option
         accumulation_steps=accumulation_steps,
         clip_grad_norm=clip_grad_norm,
         zero_grad=zero_grad,
+        parallel=parallel,
+        world_size=world_size,
     )
     asked = methods if methods is not None else ",".join(registry.names())
     plan = _asked_for(Suite(methods=(asked,), **axes).plan(), asked)

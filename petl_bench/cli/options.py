@@ -37,6 +37,10 @@ Checkpointing = Annotated[
 AccumulationSteps = Annotated[
     int | None, option("Parts of a batch whose gradients are added up.", "1")
 ]
+ParallelName = Annotated[
+    str | None, option("ddp or fsdp2: simulate one rank of --world-size.", "none")
+]
+WorldSize = Annotated[int | None, option("Ranks; --batch-size is each one's.", "none")]
 ClipGradNorm = Annotated[
     float | None, option("Norm that gradients are clipped to; 0 switches it off.", "1.0")
 ]
@@ -86,6 +90,8 @@ def case_axes(
     accumulation_steps: int | None,
     clip_grad_norm: float | None,
     zero_grad: str | None,
+    parallel: str | None = None,
+    world_size: int | None = None,
     workload: str | None = None,
 ) -> dict[str, dict[str, list[Any]]]:
     """A suite's axes of backbone and workload, of the options that were given."""
@@ -104,6 +110,8 @@ def case_axes(
             accumulation_steps=accumulation_steps,
             clip_grad_norm=clip_grad_norm,
             zero_grad=zero_grad,
+            parallel=parallel,
+            world_size=world_size,
         ),
     }
 

@@ -48,6 +48,8 @@ def run(  # noqa: PLR0917 - one parameter an option
     accumulation_steps: options.AccumulationSteps = None,
     clip_grad_norm: options.ClipGradNorm = None,
     zero_grad: options.ZeroGradHabit = None,
+    parallel: options.ParallelName = None,
+    world_size: options.WorldSize = None,
     profiler: Annotated[
         str,
         typer.Option(help="cuda measures, simulated predicts; auto measures where there is CUDA."),
@@ -103,6 +105,8 @@ def run(  # noqa: PLR0917 - one parameter an option
             accumulation_steps=accumulation_steps,
             clip_grad_norm=clip_grad_norm,
             zero_grad=zero_grad,
+            parallel=parallel,
+            world_size=world_size,
         ),
     )
     plan = grid.plan()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack, redirect_stdout
+from threading import Event
 from typing import Any, ParamSpec, TypeVar
 
 import ray
@@ -49,6 +50,7 @@ class RayExecutor(LanesExecutor):
         # A task that is lost is not tried again by Ray: the runner does, and counts.
         self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_call)
         self._under_way: set[Any] = set()
+        self._ended = Event()
         super().__init__(lanes or room, thread_name_prefix="ray")
         # Ray tells of lost workers on stdout, which is for results.
         self._told_elsewhere = ExitStack()
@@ -60,6 +62,7 @@ class RayExecutor(LanesExecutor):
 
     def kill_workers(self) -> None:
         """End the Ray processes that run tasks of ours."""
+        self._ended.set()
         for reference in list(self._under_way):
             ray.cancel(reference, force=True)
 
@@ -71,6 +74,8 @@ class RayExecutor(LanesExecutor):
     def _ask(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         reference = self._task.remote(fn, *args, **kwargs)
         self._under_way.add(reference)
+        if self._ended.is_set():  # it came too late to be ended with the others
+            ray.cancel(reference, force=True)
         try:
             answer: T = ray.get(reference)
         except LOST as error:

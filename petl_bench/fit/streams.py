@@ -11,8 +11,8 @@ simulations of its kind lie on one polynomial to the byte: more of them than def
 of them neighbours, which tells a slope from the steps of a kernel that pads.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from math import ceil
@@ -37,6 +37,7 @@ class Stream:
     categories: tuple[Category, ...]
     operators: tuple[str, ...]
     windows: tuple[Window, ...]
+    streams: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, ledger: Recorded) -> "Stream":
@@ -50,6 +51,7 @@ class Stream:
             categories=tuple(ledger.categories),
             operators=tuple(ledger.operators),
             windows=tuple(ledger.windows),
+            streams=dict(ledger.streams),
         )
 
     def alike(self, other: "Stream") -> bool:
@@ -57,7 +59,8 @@ class Stream:
         return (self.events, self.operators) == (other.events, other.operators) and (
             self.categories,
             self.windows,
-        ) == (other.categories, other.windows)
+            self.streams,
+        ) == (other.categories, other.windows, other.streams)
 
 
 class Streams:

@@ -22,10 +22,10 @@ from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.ledger import Ledger, Window
+from petl_bench.profilers.simulated.loading import adopt_trainee
 from petl_bench.profilers.simulated.machines import Gpu
 from petl_bench.profilers.simulated.profiler import (
     SimulatedProfiler,
-    adopt_trainee,
     new_ledger,
     no_collection,
 )

@@ -24,6 +24,8 @@ _WORKLOAD_OPTIONS = {
     "accumulation_steps": "--accumulation-steps",
     "clip_grad_norm": "--clip-grad-norm",
     "zero_grad": "--zero-grad",
+    "parallel": "--parallel",
+    "world_size": "--world-size",
 }
 
 

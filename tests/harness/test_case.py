@@ -58,7 +58,13 @@ OTHER_WORKLOAD = {
     "images": 2,
     "ddp_buckets": True,
     "zero_grad": "free",
+    "parallel": "fsdp2",
+    "world_size": 7,
+    "gradient_as_bucket_view": True,
+    "reshard_after_forward": False,
 }
+RANKS = {"parallel": "ddp", "world_size": 2}
+SHARDED = RANKS | {"parallel": "fsdp2"}
 
 
 def test_the_canonical_form_has_not_changed():
@@ -115,7 +121,15 @@ def test_the_id_is_the_same_in_another_process():
 def test_another_value_of_any_field_gives_another_id(part, others, model):
     assert set(others) == set(model.model_fields), "a field has no other value above"
     ids = [make_case().case_id]
-    needed = {"beams": {"mode": Mode.GENERATE}}  # by fields that mean nothing without it
+    needed = {  # by fields that mean nothing without it
+        "beams": {"mode": Mode.GENERATE},
+        "parallel": RANKS,
+        "world_size": RANKS,
+        "gradient_as_bucket_view": RANKS,
+        "reshard_after_forward": SHARDED,
+    }
+    if part == "workload":
+        ids.append(make_case(workload=RANKS).case_id)
     ids += [
         make_case(**{part: needed.get(field, {}) | {field: value}}).case_id
         for field, value in others.items()

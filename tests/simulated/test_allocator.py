@@ -47,6 +47,16 @@ def test_a_request_is_rounded_up_to_512_bytes(size, charged):  # round_size
     assert allocator.requested_bytes == size
 
 
+def test_a_block_serves_the_stream_that_it_was_allocated_for():  # get_free_block
+    allocator = CachingAllocator(capacity_bytes=30 * MIB)
+    for key, stream in enumerate((0, 1, 1, 0)):
+        allocator.malloc(key, 12 * MIB, stream)
+        allocator.free(key)
+    assert allocator.reserved_bytes == 24 * MIB
+    allocator.malloc(4, 12 * MIB, stream=2)  # cached segments of all streams make room
+    assert allocator.reserved_bytes == 12 * MIB
+
+
 def test_an_empty_storage_has_no_block():  # NativeCachingAllocator::allocate
     allocator = CachingAllocator(capacity_bytes=0)
     assert allocator.malloc(0, 0) == 0

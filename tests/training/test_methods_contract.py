@@ -132,6 +132,7 @@ ASKED = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Position ids are not supported")  # peft, of a prompt
 @pytest.mark.parametrize(("family", "quantize", "mode"), ASKED)
 def test_a_simulated_case_runs_or_says_why_not(name, family, quantize, mode, make_tiny):
     """Whatever a user may ask of it: a record says ok or skipped, never error."""

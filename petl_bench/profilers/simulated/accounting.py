@@ -134,7 +134,9 @@ class Accountant:
 
     def _apply(self, event: int) -> None:
         if event >= 0:
-            block = self._allocator.malloc(event, self._ledger.sizes[event])
+            ledger = self._ledger
+            stream = ledger.streams.get(event, 0)
+            block = self._allocator.malloc(event, ledger.sizes[event], stream)
             self._blocks[event] = block
             self._by_category[self._category_of[event]] += block
         else:

@@ -1,4 +1,4 @@
-"""PyTorch's CUDA caching allocator for one device and one stream, to the byte, without a GPU.
+"""PyTorch's CUDA caching allocator for one device, to the byte, without a GPU.
 
 Fed with allocations and frees it says what torch.cuda.memory_stats would say. Names in
 parentheses are functions of c10/cuda/CUDACachingAllocator.cpp, whose rules these are:
@@ -13,10 +13,10 @@ parentheses are functions of c10/cuda/CUDACachingAllocator.cpp, whose rules thes
 4. A freed block merges with the free block before it, then with the one after it (free_block).
 5. When the device has no room, cached segments are released and the request is tried again;
    then it is out of memory (malloc).
+6. A block serves the stream that it was first allocated for, and no other (get_free_block).
 
-Followed: torch 2.11 to 2.13. Left out: several streams and record_stream (a free is complete
-at once, so active bytes equal allocated bytes), private pools of CUDA graphs and MemPool, and
-backend:cudaMallocAsync.
+Followed: torch 2.11 to 2.13. Left out: record_stream (a free is complete at once, so active bytes
+equal allocated bytes), private pools of CUDA graphs and MemPool, and backend:cudaMallocAsync.
 
 Addresses are a choice of this model: the device hands them out in rising order, each once.
 They decide only which of two free blocks of equal size is taken first.
@@ -190,7 +190,7 @@ def _or_inf(size: int | None) -> float:
 
 
 class CachingAllocator:
-    """The allocator of one device of `capacity_bytes` (None: never full), used by one stream.
+    """The allocator of one device of `capacity_bytes` (None: never full).
 
     `capacity_bytes` is what the device can give to this allocator: its memory less the CUDA
     context and other processes. It also stands for totalGlobalMem in per_process_memory_fraction.
@@ -213,6 +213,7 @@ class CachingAllocator:
         self.segment_count = 0  # "segment.all.current": calls of cudaMalloc not yet freed
         self._small = _Pool(is_small=True, settings=settings)
         self._large = _Pool(is_small=False, settings=settings)
+        self._pools = {0: (self._small, self._large)}  # by stream; 0 is the default one
         self._blocks: dict[int, _Block | None] = {}  # by key; None for an empty storage
         self._expandable = settings.expandable_segments
         self._rounds_up = any(number > 1 for number in settings.roundup_power2_divisions)
@@ -230,7 +231,7 @@ class CachingAllocator:
 
     @property
     def active_bytes(self) -> int:
-        """Bytes of blocks in use: with one stream, those allocated."""
+        """Bytes of blocks in use: without record_stream, those allocated."""
         return self.allocated_bytes
 
     @property
@@ -238,14 +239,16 @@ class CachingAllocator:
         """Bytes of free blocks that share their segment, expandable segments left out."""
         return sum(
             size
-            for pool in (self._small, self._large)
+            for pools in self._pools.values()
+            for pool in pools
             for size, _, block in pool.blocks
             if block.is_split and block.segment is None
         )
 
-    def malloc(self, key: int, size: int) -> int:
+    def malloc(self, key: int, size: int, stream: int = 0) -> int:
         """Bytes charged to `allocated` for a storage of `size` bytes, known as `key` from here.
 
+        It is taken from what `stream` has in the cache, or fresh from the device.
         An empty storage has no block and is charged nothing.
 
         Raises:
@@ -259,7 +262,8 @@ class CachingAllocator:
             self._blocks[key] = None
             return 0
         rounded = self._round_size(size)
-        pool = self._small if rounded <= K_SMALL_SIZE else self._large
+        small, large = self._pools.get(stream) or self._add_stream(stream)
+        pool = small if rounded <= K_SMALL_SIZE else large
         block = self._get_free_block(pool, rounded) or self._get_new_block(pool, rounded)
         if block is None:
             raise OutOfMemoryError(size, self.allocated_bytes, self.reserved_bytes, self._allowed)
@@ -292,12 +296,17 @@ class CachingAllocator:
 
     def empty_cache(self) -> None:
         """Give back to the device all it can do without (release_cached_blocks)."""
-        for pool in (self._large, self._small):
-            for _, _, block in tuple(pool.blocks):
+        for small, large in self._pools.values():
+            for _, _, block in (*large.blocks, *small.blocks):
                 if block.segment is not None:
                     self._unmap_block(block, block.segment)
                 elif not block.is_split:
                     self._release_block(block)
+
+    def _add_stream(self, stream: int) -> tuple[_Pool, _Pool]:
+        small, large = (_Pool(is_small=small, settings=self.settings) for small in (True, False))
+        self._pools[stream] = small, large
+        return small, large
 
     def _round_size(self, size: int) -> int:
         """`size` rounded up to 512 bytes or to a division of a power of 2 (round_size)."""
@@ -425,11 +434,11 @@ class CachingAllocator:
         """Release the older large segments above a threshold (garbage_collect_cached_blocks)."""
         threshold = int(self.settings.garbage_collection_threshold * self._allowed)
         target = self.reserved_bytes - threshold
-        pool = self._large
-        whole = [block for _, _, block in pool.blocks if not block.is_split]
+        larges = [large for _, large in self._pools.values()]
+        whole = [b for large in larges for _, _, b in large.blocks if not b.is_split]
         while target > 0 and whole:
-            mean_age = sum(map(pool.age, whole)) / len(whole)
-            old = [b for b in whole if b.segment is None and pool.age(b) >= mean_age]
+            mean_age = sum(block.pool.age(block) for block in whole) / len(whole)
+            old = [b for b in whole if b.segment is None and b.pool.age(b) >= mean_age]
             if not old:
                 return
             for block in old:

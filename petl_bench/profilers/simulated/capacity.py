@@ -40,7 +40,7 @@ def attempt(
                 allocator.free(~event)
                 continue
             try:
-                allocator.malloc(event, ledger.sizes[event])
+                allocator.malloc(event, ledger.sizes[event], ledger.streams.get(event, 0))
             except OutOfMemoryError as error:
                 refusal = Refusal(
                     requested_bytes=ledger.sizes[event],

@@ -67,7 +67,8 @@ class Ledger(TorchDispatchMode):
     """Records allocations, frees, FLOPs and bytes moved of all operators run under it.
 
     `events` holds storage index i for its allocation and ~i for its free; `sizes[i]` is in bytes
-    as requested, `categories[i]` what it is for, `operators[i]` what made it.
+    as requested, `categories[i]` what it is for, `operators[i]` what made it, and `streams[i]` the
+    CUDA stream whose memory it is of, if not the default one's.
     """
 
     def __init__(
@@ -89,12 +90,16 @@ class Ledger(TorchDispatchMode):
         self.sizes: list[int] = []
         self.categories: list[Category] = []
         self.operators: list[str] = []
+        self.streams: dict[int, int] = {}
         self.sites: list[int] = []  # what `locate` said of each storage, if it is set
         self.windows: list[Window] = []
         self.flops = 0
         # Told of every operator that is no view.
         self.on_operator: Callable[[Any, Sequence[Any], Any, int], None] | None = None
         self.locate: Callable[[], int] | None = None  # asked at every allocation
+        self.stream = 0  # that allocates now; 0 is the default one
+        # Tensors that compute by a tensor of their own, `_local_tensor`: that one is recorded.
+        self.wrappers: tuple[type, ...] = ()
         self._devices = devices
         self._card = card
         self._recipes: Mapping[Any, Recipe] = RECIPES if cuda else {}
@@ -125,7 +130,7 @@ class Ledger(TorchDispatchMode):
         """The storage of `tensor` in the ledger, if it is alive there and one alone."""
         if tensor.layout is torch.sparse_coo:
             return None
-        ref = self._live.get(tensor.untyped_storage()._cdata)
+        ref = self._live.get(self._inner(tensor).untyped_storage()._cdata)
         return None if ref is None else ref.index
 
     def label(self, tensors: Iterable[torch.Tensor], category: Category) -> None:
@@ -134,6 +139,17 @@ class Ledger(TorchDispatchMode):
             index = self.index_of(tensor)
             if index is not None:
                 self.categories[index] = category
+
+    def filled(self, tensor: torch.Tensor, category: Category, operator: str) -> None:
+        """The storage of `tensor`, made before, has got its memory from `operator`."""
+        self._see(tensor, operator)
+        self.label([tensor], category)
+
+    def emptied(self, tensor: torch.Tensor) -> None:
+        """The storage of `tensor` has given its memory back, though it lives on."""
+        ref = self._live.pop(tensor.untyped_storage()._cdata, None)
+        if ref is not None:
+            self.events.append(~ref.index)
 
     def relabel_live(self, old: Category, new: Category) -> None:
         """Say that everything of category `old` that is alive now was really `new`."""
@@ -152,7 +168,8 @@ class Ledger(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        del types
+        if self.wrappers and any(issubclass(kind, self.wrappers) for kind in types):
+            return NotImplemented  # the operators that it comes down to follow
         kwargs = kwargs or {}
         operator = self._known.get(id(func)) or self._operator(func)
         if operator.is_view:
@@ -220,7 +237,7 @@ class Ledger(TorchDispatchMode):
             self._see(tensor._indices(), operator)
             self._see(tensor._values(), operator)
             return
-        storage = tensor.untyped_storage()
+        storage = self._inner(tensor).untyped_storage()
         key = storage._cdata  # the address of the C++ storage
         if key in self._live:
             return
@@ -230,8 +247,17 @@ class Ledger(TorchDispatchMode):
         ref.key = key
         self._live[key] = ref
 
+    def _inner(self, tensor: torch.Tensor) -> torch.Tensor:
+        inner: Any = tensor
+        if isinstance(tensor, self.wrappers):
+            inner = inner._local_tensor
+        assert isinstance(inner, torch.Tensor)
+        return inner
+
     def _allocate(self, size: int, operator: str, category: Category) -> int:
         index = len(self.sizes)
+        if self.stream:
+            self.streams[index] = self.stream
         self.sizes.append(size)
         self.operators.append(operator)
         self.categories.append(category)

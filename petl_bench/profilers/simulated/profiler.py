@@ -9,14 +9,16 @@ import torch
 
 from petl_bench.assembly import Trainee, assemble, initialisation, make_batch
 from petl_bench.cards import Card
-from petl_bench.case import Case, Workload
+from petl_bench.case import Case, Parallel, Workload
 from petl_bench.environment import allocator_conf
+from petl_bench.errors import UsageError
 from petl_bench.profilers.simulated.accounting import Accountant, Life
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
 from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.capacity import refusal
 from petl_bench.profilers.simulated.era import ERAS, Era
 from petl_bench.profilers.simulated.ledger import Ledger, Window
+from petl_bench.profilers.simulated.loading import adopt_trainee, loaded
 from petl_bench.profilers.simulated.machines import Gpu
 from petl_bench.profilers.simulated.recomputation import modes_in_recomputation
 from petl_bench.profilers.simulated.roofline import Roofline
@@ -118,19 +120,24 @@ def simulate(case: Case, card: Card, era: Era = ERAS[None]) -> Measurement:
 def run_ledger(
     case: Case, trainee: Trainee, card: Card, era: Era, witness: Witness | None = None
 ) -> tuple[Ledger, Roofline]:
-    """Load, the warm-up steps, and one more; FLOPs and times are of that last one alone."""
+    """Load, the warm-up steps, and one more; FLOPs and times are of that last one alone.
+
+    Raises:
+        UsageError: the workload's ranks cannot train the model, or could not in that era.
+    """
     workload = case.workload
+    if era.name is not None and workload.parallel is Parallel.FSDP2:
+        raise UsageError(f"parallel: {era.name} had no fsdp2")
     roofline, ledger = Roofline(Gpu(card)), new_ledger(card, era)
     if witness is not None:
         witness.opens(ledger)
-    with no_collection(), era.optimizer_defaults():
-        adopt_trainee(ledger, trainee)
+    with no_collection(), era.optimizer_defaults(), loaded(ledger, trainee, workload) as rank:
         batch = make_batch(case, META)
         ledger.adopt(batch.values(), Category.INPUT)
-        step = Step(trainee.model, workload)
+        step = Step(rank.model, workload)
         if step.optimizer is not None:
             era.prepare(step.optimizer)
-        profiler = SimulatedProfiler(ledger, trainee, step.optimizer, era, witness)
+        profiler = SimulatedProfiler(ledger, rank, step.optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, step.optimizer)
         with (
@@ -140,8 +147,8 @@ def run_ledger(
             modes_in_recomputation(),
             ledger,
         ):
-            for profiler.step in range(workload.warmup_steps + 1):
-                if profiler.step == workload.warmup_steps:
+            for profiler.step in range(workload.unsteady_steps + 1):
+                if profiler.step == workload.unsteady_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
                 step.run(batch, profiler)
     return ledger, roofline
@@ -154,15 +161,6 @@ def new_ledger(card: Card, era: Era) -> Ledger:
         workspace_bytes=card.cublas_workspace_bytes if era.allocates_workspaces else 0,
         sums_in_place=era.sums_in_place,
     )
-
-
-def adopt_trainee(ledger: Ledger, trainee: Trainee) -> None:
-    """Phase load: everything that is there before the first step."""
-    start = ledger.begin(Phase.LOAD)
-    ledger.adopt(trainee.model.parameters(), Category.PARAMETER)
-    ledger.adopt(trainee.model.buffers(), Category.BUFFER)
-    ledger.adopt(trainee.buckets, Category.GRADIENT)
-    ledger.end(0, Phase.LOAD, start)
 
 
 def _initialise(case: Case, card: Card, era: Era) -> PhaseMemory | None:

@@ -96,6 +96,7 @@ class Provenance:
 
     def begins(self, batch: Mapping[str, torch.Tensor], optimizer: KeepsState | None) -> None:
         """Name what the steps begin with."""
+        self._tensor_names = _tensor_names(self._paths)  # sharded ones are others than before
         for tensor, name in self._tensor_names.items():
             self._call_it(tensor, name)
         for key, tensor in batch.items():
@@ -180,7 +181,8 @@ class Provenance:
             return site
         # A parameter's gradient accumulator has no number of its own.
         variable = getattr(node, "variable", None)
-        module = None if variable is None else self._tensor_names[variable].module
+        name = None if variable is None else self._tensor_names.get(variable)
+        module = None if name is None else name.module
         return self._intern(Site(module, None, in_backward=True))
 
     def _intern(self, site: Site) -> int:

@@ -68,6 +68,13 @@ def _to_copy(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return copy
 
 
+def _copy(to: torch.Tensor, source: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """The host keeps the values that it had."""
+    if source.is_meta and not to.is_meta:
+        return to
+    return aten.copy_.default(to, source, *args, **kwargs)  # type: ignore[no-any-return]
+
+
 def _unique(
     source: torch.Tensor,
     _sorted: bool = True,  # noqa: FBT001, FBT002 - the library's own signature, as below
@@ -112,6 +119,7 @@ ANSWERS: Mapping[Any, Callable[..., Any]] = {
     aten._local_scalar_dense.default: _no,
     aten._grouped_mm.default: _grouped_mm,
     aten._to_copy.default: _to_copy,
+    aten.copy_.default: _copy,
     aten.equal.default: _not_equal,
     aten._unique2.default: _unique,
     aten.block_diag.default: _block_diag,

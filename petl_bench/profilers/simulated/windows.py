@@ -21,6 +21,8 @@ class Recorded(Protocol):
     @property
     def operators(self) -> Sequence[str]: ...  # noqa: D102
     @property
+    def streams(self) -> Mapping[int, int]: ...  # noqa: D102
+    @property
     def windows(self) -> Sequence[Window]: ...  # noqa: D102
 
 
@@ -45,8 +47,8 @@ def split(ledger: Recorded, workload: Workload) -> Replay:
         RuntimeError: that step does not leave things as it found them, and cannot be repeated.
     """
     load, *steps = contiguous(ledger.windows)
-    warm_up = tuple(window for window in steps if window.step < workload.warmup_steps)
-    steady = tuple(window for window in steps if window.step == workload.warmup_steps)
+    warm_up = tuple(window for window in steps if window.step < workload.unsteady_steps)
+    steady = tuple(window for window in steps if window.step == workload.unsteady_steps)
     return Replay(load, warm_up, steady, _carried(ledger, steady))
 
 

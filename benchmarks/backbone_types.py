@@ -45,8 +45,9 @@ data: full fine-tuning, LoRA, BitFit, prompts and peft's methods run. Methods th
 by one, LST among them, run where the layers resemble Llama's or BERT's by their parts and counts.
 
 Default configurations with two layers where that goes, batch 2, 64 tokens, each asked for by its
-config.json ({versions}). Written by `python benchmarks/backbone_types.py`; `types` is how many
-transformers have, `asked` how many of them were run.
+config.json ({versions}).
+Written by `python benchmarks/backbone_types.py ANSWERS.jsonl`, which goes on where it was stopped:
+`types` is how many transformers have, `asked` how many of them were run.
 
 | head | types | asked | {methods} |
 |---|---:|---:|---:|---:|---:|

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from petl_bench.cards import Card
 from petl_bench.profilers.simulated.kernels.recipe import ceil_div
+from petl_bench.units import MIB
 
 
 class Product(NamedTuple):
@@ -155,7 +156,7 @@ class Cpu:
     launch_s: float  # a small operator with what Python and autograd do around it
     view_s: float  # a view
     element_s: Mapping[Kind, float]
-    mapped_bytes: int = 32 << 20
+    mapped_bytes: int = 32 * MIB
     name: str = "cpu"
     waits: bool = True
 

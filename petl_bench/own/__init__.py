@@ -3,6 +3,7 @@
 footprint   the answer
 batches     a batch as shapes or tensors, made on a device
 models      a model, or the function that builds it, on a device; and its optimizer
+card        code that is written for CUDA, taken to be there
 steps       the training step, and its phases recognised
 simulated   the answer without a GPU
 measured    the answer on the CUDA device of this process

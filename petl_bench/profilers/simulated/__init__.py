@@ -8,7 +8,8 @@ windows     the ledger's stream in the order in which it is replayed
 allocator   PyTorch's caching allocator, and allocator_settings its options
 accounting  the stream through the allocator, per phase and category
 capacity    the stream through an allocator that can run full
-roofline    time, estimated
+values      what operators answer that ask for values
+roofline    time, estimated; machines: what a GPU and a CPU need for one operator
 provenance  the module and the line that made each storage
 trace       proof: a recorded trace replayed
 """

@@ -173,12 +173,7 @@ class Ledger(TorchDispatchMode):
         kwargs = kwargs or {}
         operator = self._known.get(id(func)) or self._operator(func)
         if operator.is_view:
-            out = func(*args, **kwargs)
-            for tensor in (out,) if isinstance(out, torch.Tensor) else out:
-                self._see(tensor, operator.name)
-            if self.on_operator is not None:
-                self.on_operator(func, args, out, 0)
-            return out
+            return self._view(operator, args, kwargs)
         if self._in_backward and operator.sums and (self._sums_in_place or func is not _ADD):
             func = cuda_semantics.in_place(func, args)
             operator = self._known.get(id(func)) or self._operator(func)
@@ -196,6 +191,15 @@ class Ledger(TorchDispatchMode):
             self.flops += flops
         if self.on_operator is not None:
             self.on_operator(func, args, out, flops)
+        return out
+
+    def _view(self, operator: "_Operator", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Nothing is allocated, but of tensors made outside, which are seen here first."""
+        out = operator.func(*args, **kwargs)
+        for tensor in (out,) if isinstance(out, torch.Tensor) else out:
+            self._see(tensor, operator.name)
+        if self.on_operator is not None:
+            self.on_operator(operator.func, args, out, 0)
         return out
 
     @classmethod

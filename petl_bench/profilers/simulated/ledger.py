@@ -172,12 +172,7 @@ class Ledger(TorchDispatchMode):
         kwargs = kwargs or {}
         operator = self._known.get(id(func)) or self._operator(func)
         if operator.is_view:
-            out = func(*args, **kwargs)
-            for tensor in (out,) if isinstance(out, torch.Tensor) else out:
-                self._see(tensor, operator.name)
-            if self.on_operator is not None:
-                self.on_operator(func, args, out, 0)
-            return out
+            return self._view(operator, args, kwargs)
         if self._in_backward and operator.sums and (self._sums_in_place or func is not _ADD):
             func = cuda_semantics.in_place(func, args)
             operator = self._known.get(id(func)) or self._operator(func)
@@ -197,11 +192,19 @@ class Ledger(TorchDispatchMode):
             self.on_operator(func, args, out, flops)
         return out
 
+    def _view(self, operator: "_Operator", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """There are many, and nothing more is to be known of them."""
+        out = operator.func(*args, **kwargs)
+        for tensor in (out,) if isinstance(out, torch.Tensor) else out:
+            self._see(tensor, operator.name)
+        if self.on_operator is not None:
+            self.on_operator(operator.func, args, out, 0)
+        return out
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return (
-            False  # nothing is compiled here, and to keep dynamo out takes time at every operator
-        )
+        # Nothing is compiled here, and to keep dynamo out takes time at every operator.
+        return False
 
     def _operator(self, func: Any) -> "_Operator":
         known = _Operator(

@@ -285,9 +285,8 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return (
-            False  # nothing is compiled here, and to keep dynamo out takes time at every operator
-        )
+        # Nothing is compiled here, and to keep dynamo out takes time at every operator.
+        return False
 
     def notes(self, target: torch.Tensor, place: Any, value: Any) -> bool:
         """Whether `target[place] = value` writes one number to one place, which is only noted.

@@ -204,9 +204,8 @@ class Ledger(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return (
-            False  # nothing is compiled here, and to keep dynamo out takes time at every operator
-        )
+        # Nothing is compiled here, and to keep dynamo out takes time at every operator.
+        return False
 
     def _operator(self, func: Any) -> "_Operator":
         known = _Operator(

@@ -91,10 +91,7 @@ class Roofline:
         self._compute_s = self._memory_s = self._launch_s = 0.0
 
     def add(self, func: Any, args: Sequence[Any], out: Any, flops: int) -> None:
-        """Count one operator by its arguments and result; views cost only the host."""
-        if func.is_view:
-            self._launch_s += self._machine.view_s
-            return
+        """Count one operator, no view, by its arguments and result."""
         outputs = _tensors((out,)) or _written(func, args)
         if func.overloadpacket in NO_KERNEL or not outputs:
             return

@@ -46,7 +46,7 @@ PAGE_TEXT = """\
 adapter_config.json that lies there. Fields, defaults and checks are peft's own
 (`petl-bench methods peft:vera`); where peft asks for a value and has no default, such as the number
 of virtual tokens, we take one. The modules that a method is for are peft's choice for the model's
-type, or all linear layers where peft has none. Records have them filled in.
+type, or all linear layers (or norms) where peft has none. Records have them filled in.
 
 Llama-3.2-3B, bf16 with peft's casts, sdpa, batch 4, 768 tokens, AdamW, simulated for {card}
 ({versions}). {done} of {all} types run; {quick} of them take less than {quick_s} seconds of
@@ -59,10 +59,16 @@ Seconds leave out importing the libraries. {notes}
 {rows}
 """
 NOTES = """\
-What CUDA's libraries allocate for themselves is not
-counted: cuFFT's plans (C3A, FourierFT), cuSOLVER's workspaces (BOFT, PSOFT), the scratch of sorts
-and of indexing by a mask (VB-LoRA, WaveFT, Uni-LoRA, Supertuning, Poly). A mask of a method's is
-taken to choose everything."""
+Not counted is what CUDA's closed
+libraries tell on the card alone: the work areas of cuFFT's plans (C3A, FourierFT; by its
+documentation little for powers of two), cuSOLVER's buffer for a single matrix (PSOFT) and
+cuSPARSE's for a sparse product (FRoD in fp32). A mask of a method's is taken to choose everything,
+and values among which it looks for different ones to differ all; CPT's loop over such labels makes
+its estimated time too long.
+
+`peft:adamss` needs scikit-learn. It clusters the weights, which are random here: its parts have
+other sizes than a trained model's, not another sum. `peft:xlora` mixes two new LoRA adapters, or
+those of its field `adapters`, a folder or a spec each: {"0": "FOLDER", "1": "peft:lora[r=16]"}."""
 CARD = cards.find(cards.DEFAULT_CARD)
 
 

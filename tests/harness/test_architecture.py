@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -138,3 +139,16 @@ print(sorted({"transformers", "peft", "pandas", "matplotlib"} & set(sys.modules)
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert said == ["[]", "True False", "[]"]
+
+
+def test_a_wheel_holds_every_package():
+    """They are listed by hand, since `methods/` lies beside `petl_bench/`."""
+    root = PACKAGE.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    found = {
+        ".".join(path.parent.relative_to(root).parts)
+        for top in ("petl_bench", "methods")
+        for path in (root / top).rglob("__init__.py")
+    }
+    found = {re.sub(r"^methods", "petl_bench.methods", name) for name in found}
+    assert found == set(project["tool"]["setuptools"]["packages"])

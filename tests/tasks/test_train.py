@@ -381,10 +381,10 @@ def test_a_backbone_without_tokenizer_weights_or_classifier_is_refused(tiny_back
     (bare / "model.safetensors").touch()
     with pytest.raises(UsageError, match=r"backbone: .*bare has no tokenizer"):
         Encoder(bare)
-    (bare / "config.json").write_text(
-        json.dumps({"model_type": "t5", "d_model": 8, "vocab_size": 9, "num_heads": 2})
-    )
-    with pytest.raises(UsageError, match="bare generates text; train takes encoders"):
+    from transformers import LlamaConfig
+
+    LlamaConfig(hidden_size=8, num_attention_heads=2).save_pretrained(bare)
+    with pytest.raises(UsageError, match="bare is a decoder; train takes encoders and encoder-d"):
         weights.find(str(bare)).backbone(2)
 
 

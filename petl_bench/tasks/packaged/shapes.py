@@ -53,7 +53,7 @@ def folder() -> Path:
     Raises:
         UsageError: a package is not installed, or the disk does not take the folder.
     """
-    name = f"shapes-mini-{easy_vqa.release()}-{_LAYOUT}"
+    name = f"shapes-mini-{easy_vqa.release('backbone')}-{_LAYOUT}"
     return cache.made(name, lambda made: _make(made, easy_vqa.image_features(), _STEPS))
 
 

@@ -1,0 +1,104 @@
+"""Operators whose results are remembered: what `meta` would say again is not worked out again.
+
+Many operators have a meta kernel in Python that takes a hundred microseconds, and run with the
+same shapes layer after layer and step after step. The sizes, strides and dtypes of what a pure
+operator returns follow from those of its tensors and from its other arguments, so from the second
+time on its results are made from what was seen the first time.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+
+import torch
+
+_Form = tuple[torch.Size, tuple[int, ...], torch.dtype]
+_PLAIN_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
+_TYPES_OF_VALUES = frozenset(
+    {int, float, bool, str, type(None)}
+    | {torch.dtype, torch.device, torch.layout, torch.memory_format}
+)
+
+
+@cache
+def remembering(func: Any) -> Callable[..., Any]:
+    """The operator `func`, which remembers; itself where a result may be more than its form."""
+    schema = func._schema
+    pure = not schema.is_mutable and all(
+        each.alias_info is None and isinstance(each.type, torch.TensorType)
+        for each in schema.returns
+    )
+    return _Remembering(func) if schema.returns and pure else func
+
+
+class _Remembering:
+    def __init__(self, func: Any) -> None:
+        self._func = func
+        self._forms: dict[Any, list[_Form] | None] = {}  # None: not to be made from forms alone
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            key = _form(args), _form(kwargs.values()), tuple(kwargs)
+        except TypeError:
+            return self._func(*args, **kwargs)
+        forms = self._forms.get(key)
+        if forms is None:
+            out = self._func(*args, **kwargs)
+            if key not in self._forms:
+                results = (out,) if isinstance(out, torch.Tensor) else out
+                self._forms[key] = _forms(results, _storages((*args, *kwargs.values())))
+            return out
+        made = [
+            torch.empty_strided(size, stride, dtype=dtype, device="meta")
+            for size, stride, dtype in forms
+        ]
+        return made[0] if len(made) == 1 else tuple(made)
+
+
+def _form(values: Iterable[Any]) -> tuple[Any, ...]:
+    """What a result may depend on of arguments.
+
+    Raises:
+        TypeError: one of them is neither a plain tensor on meta nor a value that can be told.
+    """
+    form: list[Any] = []
+    for value in values:
+        kind = type(value)
+        if kind in _PLAIN_TENSORS and value.is_meta and value.layout is torch.strided:
+            form.append((value.shape, value.stride(), value.dtype))
+        elif kind in _TYPES_OF_VALUES:
+            form.append((kind, value))  # True is not 1, nor is 1.0
+        elif kind is list or kind is tuple:
+            form.append(_form(value))
+        else:
+            raise TypeError(kind)
+    return tuple(form)
+
+
+def _forms(results: Iterable[Any], used: set[int]) -> list[_Form] | None:
+    """The forms of results that have storages of their own, and only if `used` are some others."""
+    results = list(results)
+    if not used or not all(map(_is_plain, results)) or used & _storages(results):
+        return None
+    return [(result.shape, result.stride(), result.dtype) for result in results]
+
+
+def _is_plain(result: Any) -> bool:
+    """Whether `result` is a tensor on meta, and all of its storage."""
+    if type(result) is not torch.Tensor or not result.is_meta or result.layout != torch.strided:
+        return False
+    if result.is_complex() or result.storage_offset():
+        return False
+    like = torch.empty_strided(result.shape, result.stride(), dtype=result.dtype, device="meta")
+    return like.untyped_storage().nbytes() == result.untyped_storage().nbytes()
+
+
+def _storages(values: Iterable[Any]) -> set[int]:
+    """Addresses of the tensors' storages, those in lists too."""
+    found: set[int] = set()
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.add(value.untyped_storage()._cdata)
+        elif isinstance(value, list | tuple):
+            found |= _storages(value)
+    return found

@@ -1,0 +1,98 @@
+"""Remembered operators beside those that are asked every time."""
+
+import pytest
+import torch
+
+from petl_bench import cards, method_spec
+from petl_bench.case import Case, Workload
+from petl_bench.profilers.simulated import ledger
+from petl_bench.profilers.simulated.profiler import simulate
+from petl_bench.profilers.simulated.remembering import remembering
+
+aten = torch.ops.aten
+
+
+def on_meta(*shape, dtype=torch.float32):
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def form(result):
+    results = (result,) if isinstance(result, torch.Tensor) else result
+    return [
+        r if r is None else (r.shape, r.stride(), r.dtype, r.untyped_storage().nbytes())
+        for r in results
+    ]
+
+
+@pytest.mark.parametrize(
+    ("operator", "calls"),
+    [
+        (aten.add.Tensor, [(on_meta(2, 3), on_meta(3)), (on_meta(2, 3), on_meta(2, 1))]),
+        (aten.add.Tensor, [(on_meta(2), on_meta(2, dtype=torch.float64))]),
+        (
+            aten.mul.Scalar,
+            [(on_meta(4, dtype=torch.int64), 2), (on_meta(4, dtype=torch.int64), 2.0)],
+        ),
+        (
+            aten.mul.Scalar,
+            [(on_meta(4, dtype=torch.bool), 1), (on_meta(4, dtype=torch.bool), True)],
+        ),
+        (aten.neg.default, [(on_meta(4, 5).t(),), (on_meta(4, 5),), (on_meta(4, 5)[:, ::2],)]),
+        (aten.cat.default, [([on_meta(2, 3), on_meta(4, 3)],), ([on_meta(2, 3), on_meta(1, 3)],)]),
+        (aten.native_dropout.default, [(on_meta(8), 0.1, True), (on_meta(8), 0.0, False)]),
+        (aten.native_layer_norm.default, [(on_meta(2, 8), [8], None, None, 1e-5)]),
+        (
+            aten.sum.dim_IntList,
+            [(on_meta(2, 8), [0]), (on_meta(2, 8), [1]), (on_meta(2, 8), [0], True)],
+        ),
+        (aten._to_copy.default, [(on_meta(3),)]),
+        (aten.full.default, [([2], 1.0)]),
+    ],
+    ids=lambda value: str(value) if not isinstance(value, list) else "",
+)
+def test_what_is_remembered_is_what_the_operator_says(operator, calls):
+    run = remembering(operator)
+    for _ in range(3):
+        for call in calls:
+            assert form(run(*call)) == form(operator(*call))
+
+
+def test_an_operator_that_has_been_seen_is_not_asked_again():
+    asked = []
+
+    def neg(tensor):
+        asked.append(tensor.shape)
+        return aten.neg.default(tensor)
+
+    neg._schema = aten.neg.default._schema
+    run = remembering(neg)
+    for shape in ((2, 3), (2, 3), (6,), (2, 3)):
+        assert run(on_meta(*shape)).shape == shape
+    assert asked == [(2, 3), (6,)]
+
+
+@pytest.mark.parametrize(
+    "operator", [aten.add_.Tensor, aten.view.default, aten.split.Tensor, aten._foreach_add.Scalar]
+)
+def test_what_writes_or_shares_or_returns_lists_is_asked_every_time(operator):
+    assert remembering(operator) is operator
+
+
+def test_a_tensor_with_numbers_is_never_remembered():
+    """Of two tensors on the CPU, one may be a wrapped number, and promote otherwise."""
+    run, tensor = remembering(aten.rsub.Tensor), torch.tensor(2)
+    assert run(on_meta(2, dtype=torch.int32), tensor).dtype is torch.int32
+    assert not run._forms
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "lst"])
+def test_a_simulation_is_the_same_without_memory(make_tiny_t5, method, monkeypatch):
+    case = Case(
+        backbone=make_tiny_t5(),
+        method=method_spec.resolve(method, {}),
+        workload=Workload(batch_size=3, source_length_tokens=7, target_length_tokens=2),
+    )
+    card = cards.find("a100-80gb")
+    remembered = simulate(case, card)
+    monkeypatch.setattr(ledger, "remembering", lambda func: func)
+    assert simulate(case, card) == remembered

@@ -91,9 +91,9 @@ class Roofline:
         self._compute_s = self._memory_s = self._launch_s = 0.0
 
     def add(self, func: Any, args: Sequence[Any], out: Any, flops: int) -> None:
-        """Count one operator, no view, by its arguments and result."""
+        """Count one operator by its arguments and result; views cost nothing of their own."""
         outputs = _tensors((out,)) or _written(func, args)
-        if func.overloadpacket in NO_KERNEL or not outputs:
+        if func.is_view or func.overloadpacket in NO_KERNEL or not outputs:
             return
         compute_s, memory_s = self._limits(func, args, outputs, flops)
         self._launch_s += self._machine.launch_s

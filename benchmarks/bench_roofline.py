@@ -79,7 +79,6 @@ def calibrated() -> Cpu:
     turned_s = seconds(lambda: [out.copy_(x.t()) for x, out in pairs]) / len(pairs)
     large = torch.empty(16_000_000)
     new_s = seconds(lambda: torch.empty(16_000_000).zero_()) - seconds(large.zero_)
-    view_s = seconds(lambda: [large.view(-1) for _ in range(1000)]) / 1000
     source, out = torch.rand(1000, 1000), torch.empty(1000, 1000)
     mask = source > source.mean()
     kinds: dict[Kind, Callable[[], object]] = {
@@ -95,13 +94,12 @@ def calibrated() -> Cpu:
         pack_s=(narrow_s - 2 * few * n * n / flops_per_s) / (n * (few + n)),
         bytes_per_s=3 * cold[0].nbytes / sums_s,
         page_s=new_s / large.nbytes,
-        launch_s=launch_s(view_s),
-        view_s=view_s,
+        launch_s=launch_s(),
         element_s=element_s | {Kind.STRIDED: turned_s / (n * n)},
     )
 
 
-def launch_s(view_s: float) -> float:
+def launch_s() -> float:
     """A training step of a network too small for its arithmetic to matter, by its operators."""
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     model, x = nn.TransformerEncoder(layer, 8, enable_nested_tensor=False), torch.rand(1, 4, 8)
@@ -112,16 +110,16 @@ def launch_s(view_s: float) -> float:
         optimizer.step()
         optimizer.zero_grad()
 
-    took, kernels, views = seconds(step), 0, 0
+    took, kernels = seconds(step), 0
 
     def note(func: Any, *_: object) -> None:
-        nonlocal kernels, views
-        kernels, views = kernels + (not func.is_view), views + func.is_view
+        nonlocal kernels
+        kernels += not func.is_view
 
     with Ledger(frozenset({"cpu"}), cuda=False) as ledger:
         ledger.on_operator = note
         step()
-    return (took - views * view_s) / kernels
+    return took / kernels
 
 
 def case(backbone: str, spec: str, folder: Path) -> Case:

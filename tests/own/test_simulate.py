@@ -175,7 +175,8 @@ def test_code_that_is_written_for_cuda_runs_as_it_is():
         square_step(model.to("cuda:0"), batch.cuda() + noise, optimizer)
 
     def plain_step(model, batch, optimizer):
-        square_step(model, batch + torch.zeros(512, device=batch.device), optimizer)
+        noise = torch.zeros(512, device=batch.device)
+        square_step(model, batch + noise, optimizer)
 
     built, plain = (
         petl_bench.simulate(build, (1024, 512), step=step, name="mlp")

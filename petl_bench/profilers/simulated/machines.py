@@ -58,10 +58,6 @@ class Machine(Protocol):
         """Of the host, for one operator."""
 
     @property
-    def view_s(self) -> float:
-        """Of the host, for one that only looks at its argument in another way."""
-
-    @property
     def waits(self) -> bool:
         """Whether the host does nothing else until an operator is done."""
 
@@ -88,7 +84,6 @@ class Gpu:
 
     card: Card
     waits: bool = False
-    view_s: float = 0.0
 
     @property
     def name(self) -> str:
@@ -153,8 +148,7 @@ class Cpu:
     pack_s: float  # an element of a product's factors
     bytes_per_s: float  # of sums of tensors that have left the caches, as a step's mostly have
     page_s: float  # a byte of memory that is new to the process
-    launch_s: float  # a small operator with what Python and autograd do around it
-    view_s: float  # a view
+    launch_s: float  # a small operator with the views, Python and autograd around it
     element_s: Mapping[Kind, float]
     mapped_bytes: int = 32 * MIB
     name: str = "cpu"

@@ -91,12 +91,9 @@ class Roofline:
         self._compute_s = self._memory_s = self._launch_s = 0.0
 
     def add(self, func: Any, args: Sequence[Any], out: Any, flops: int) -> None:
-        """Count one operator by its arguments and result; views cost only the host."""
-        if func.is_view:
-            self._launch_s += self._machine.view_s
-            return
+        """Count one operator by its arguments and result; views cost nothing of their own."""
         outputs = _tensors((out,)) or _written(func, args)
-        if func.overloadpacket in NO_KERNEL or not outputs:
+        if func.is_view or func.overloadpacket in NO_KERNEL or not outputs:
             return
         compute_s, memory_s = self._limits(func, args, outputs, flops)
         self._launch_s += self._machine.launch_s

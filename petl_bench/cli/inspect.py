@@ -18,6 +18,7 @@ def methods(
     from rich.markup import escape
 
     from petl_bench import registry
+    from petl_bench.method import LayeredConfig
 
     scheme = name.removesuffix(":") if name else None
     if name is None or (name != scheme and scheme in registry.schemes()):
@@ -42,8 +43,10 @@ def methods(
         table.add_row(*map(escape, cells))
     if method.config.model_fields:
         console.print(table)
-        own = vars(method.config).get("__annotations__") or method.config.model_fields
-        first = next(iter(own))  # rather than one that many methods have
+        own = [
+            name for name in method.config.model_fields if name not in LayeredConfig.model_fields
+        ]
+        first = next(iter(own or method.config.model_fields))  # rather one that few methods have
         console.print(f"write: {method.name}[{first}=...]", highlight=False, markup=False)
     else:
         console.print("it has no fields")

@@ -105,7 +105,7 @@ def slipped(place):
     text = lora.read_text()
     changed = text.replace("    return lora\n\n\ndef trainable_parameters(", SLIP.lstrip("\n"))
     assert changed != text
-    lora.write_text(changed if "\nimport torch\n" in text else f"import torch\n{changed}")
+    lora.write_text(f"import peft\nimport torch\n{changed}")
     return home
 
 

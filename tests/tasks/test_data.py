@@ -14,6 +14,7 @@ import pytest
 
 from petl_bench.errors import UsageError
 from petl_bench.tasks import packaged, splits, weights
+from petl_bench.tasks.labels import Example
 from petl_bench.tasks.packaged import places
 from petl_bench.tasks.task import TASKS, find
 
@@ -125,7 +126,10 @@ def test_csv_is_read_as_spreadsheets_write_it(rte):
         '\ufeffsentence1,sentence2,label,more\r\n"one, two","three\nfour",1,x\r\nfive,six,0,y\r\n'
     )
     (rte / "train.csv").write_text(rows, encoding="utf-8", newline="")
-    assert splits.load(RTE, rte).train == [(("one, two", "three\nfour"), 1), (("five", "six"), 0)]
+    assert splits.load(RTE, rte).train == [
+        Example(("one, two", "three\nfour"), 1),
+        Example(("five", "six"), 0),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +208,7 @@ def test_noun_and_pronoun_are_marked(rte, target, said):
         write_lines(rte / f"{split}.jsonl", [other])
     task = find("wsc")
     if "[" in said:
-        assert splits.load(task, rte).train[1] == ((said,), 0)
+        assert splits.load(task, rte).train[1] == Example((said,), 0)
     else:
         assert complaint(rte, task) == f"data: train.jsonl line 2: {said}"
 

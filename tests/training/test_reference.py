@@ -70,16 +70,17 @@ def test_a_measurement_holds_together():
 
 
 FRESH_PROCESS = """
-import json, sys
+from pydantic import TypeAdapter
 from petl_bench import backbones, cards, method_spec
 from petl_bench.case import Case, Workload
 from petl_bench.profilers.simulated.profiler import simulate
+from petl_bench.record import Measurement
 case = Case(
     backbone=backbones.find("t5-small"),
     method=method_spec.resolve("lora", {"biases": "all"}),
     workload=Workload(batch_size=8),
 )
-print(simulate(case, cards.find("h100")).model_dump_json())
+print(TypeAdapter(Measurement).dump_json(simulate(case, cards.find("h100"))).decode())
 """
 
 

@@ -26,11 +26,8 @@ from petl_bench.profilers.simulated.profiler import KeepsState
 from petl_bench.record import Phase
 from petl_bench.training import trainable
 
-_SKIPPED = (
-    "torch",
-    __package__,
-    "petl_bench.own",
-)  # of the frames in these packages, none is "the line"
+# Of the frames in these packages, none is "the line".
+_SKIPPED = ("torch", __package__, "petl_bench.own")
 
 
 class Site(NamedTuple):

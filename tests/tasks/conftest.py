@@ -34,6 +34,26 @@ def tiny_backbone(tmp_path_factory):
     return folder
 
 
+def save_tiny_t5(folder, tokenizer):
+    """A T5 of two layers of width 32 and its tokenizer, as `save_pretrained` writes them."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=16,
+        d_ff=64,
+        num_layers=2,
+        num_heads=2,
+        decoder_start_token_id=0,
+        dropout_rate=0.0,
+    )
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+
+
 def make_examples(count, seed):
     """Sentences with one telling word among others; of each label about half."""
     rng = random.Random(seed)  # noqa: S311 - examples, no secrets

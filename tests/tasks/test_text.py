@@ -12,7 +12,7 @@ from petl_bench.tasks.rates import parse
 from petl_bench.tasks.store import TrainingStore
 from petl_bench.tasks.task import find
 
-from .conftest import WORDS, write_lines
+from .conftest import WORDS, save_tiny_t5, write_lines
 
 pytest.importorskip("sklearn", reason="pip install petl-bench[tasks]")
 
@@ -39,23 +39,8 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def backbone(tokenizer, tmp_path_factory):
     """Two layers of width 32, as `save_pretrained` writes it."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
     folder = tmp_path_factory.mktemp("text") / "tiny"
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=32,
-        d_kv=16,
-        d_ff=64,
-        num_layers=2,
-        num_heads=2,
-        decoder_start_token_id=0,
-        dropout_rate=0.0,
-    )
-    T5ForConditionalGeneration(config).save_pretrained(folder)
+    save_tiny_t5(folder, tokenizer)
     return folder
 
 

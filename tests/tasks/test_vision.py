@@ -19,7 +19,7 @@ from petl_bench.tasks.store import TrainingStore
 from petl_bench.tasks.task import find
 from petl_bench.tasks.vision import features
 
-from .conftest import make_examples, write_lines
+from .conftest import make_examples, save_tiny_t5, write_lines
 
 VQA = find("easy-vqa")
 COLOURS = ["red", "green", "blue"]
@@ -182,27 +182,12 @@ def test_other_features_are_other_data(local):
 
 def test_an_encoder_decoder_answers_in_text(data_folder, tmp_path):
     """A tiny one with random weights, trained on sentences as the encoder beside it is."""
-    import torch
-    from transformers import T5Config, T5ForConditionalGeneration
-
     folder = tmp_path / "tiny"
     folder.mkdir()
     words = [Question(0, example["text"], example["label"], "") for example in make_examples(40, 0)]
     prompt = [Question(0, "sentence text:", "fresh", "")]
     tokenizer = shapes._tokenizer([*words, *prompt])
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=32,
-        d_kv=16,
-        d_ff=64,
-        num_layers=2,
-        num_heads=2,
-        decoder_start_token_id=0,
-        dropout_rate=0.0,
-    )
-    T5ForConditionalGeneration(config).save_pretrained(folder)
+    save_tiny_t5(folder, tokenizer)
     task = find("sentence")
     (record,) = run(
         folder,

@@ -140,18 +140,25 @@ def run_ledger(
         profiler = SimulatedProfiler(ledger, rank, step.optimizer, era, witness)
         if witness is not None:
             witness.begins(batch, step.optimizer)
-        with (
-            masks_choose_all(),
-            autocast_on_meta(),
-            era.kernels(card),
-            modes_in_recomputation(),
-            ledger,
-        ):
+        with _recording(ledger, card, era):
             for profiler.step in range(workload.unsteady_steps + 1):
                 if profiler.step == workload.unsteady_steps:
                     ledger.flops, ledger.on_operator = 0, roofline.add
                 step.run(batch, profiler)
     return ledger, roofline
+
+
+@contextmanager
+def _recording(ledger: Ledger, card: Card, era: Era) -> Iterator[None]:
+    """Inside, operators run as on `card`, and `ledger` hears of them."""
+    with (
+        masks_choose_all(),
+        autocast_on_meta(),
+        era.kernels(card),
+        modes_in_recomputation(),
+        ledger,
+    ):
+        yield
 
 
 def new_ledger(card: Card, era: Era) -> Ledger:
@@ -171,13 +178,7 @@ def _initialise(case: Case, card: Card, era: Era) -> PhaseMemory | None:
     trainee, ledger = assemble(case, META), new_ledger(card, era)
     with no_collection():
         adopt_trainee(ledger, trainee)
-        with (
-            masks_choose_all(),
-            autocast_on_meta(),
-            era.kernels(card),
-            modes_in_recomputation(),
-            ledger,
-        ):
+        with _recording(ledger, card, era):
             start = ledger.begin(Phase.INITIALISE)
             run(trainee, META)
             ledger.end(0, Phase.INITIALISE, start)

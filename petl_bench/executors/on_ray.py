@@ -68,8 +68,8 @@ class RayExecutor(LanesExecutor):
 
     def release(self) -> None:
         """Leave the cluster, and end it if it was started here."""
-        self._told_elsewhere.close()
         self._disconnect()
+        self._told_elsewhere.close()  # last: until then Ray may still tell
 
     def _ask(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         reference = self._task.remote(fn, *args, **kwargs)

@@ -96,3 +96,11 @@ def test_a_simulation_is_the_same_without_memory(make_tiny_t5, method, monkeypat
     remembered = simulate(case, card)
     monkeypatch.setattr(ledger, "remembering", lambda func: func)
     assert simulate(case, card) == remembered
+
+
+def test_what_is_remembered_does_not_grow_without_end(monkeypatch):
+    monkeypatch.setattr("petl_bench.profilers.simulated.remembering.MOST_FORMS", 3)
+    remembered = remembering.__wrapped__(aten.mm.default)  # one of the test's own
+    for rows in (1, 2, 3, 4, 1, 2):
+        assert remembered(on_meta(rows, 5), on_meta(5, 7)).shape == (rows, 7)
+        assert len(remembered._forms) <= 3

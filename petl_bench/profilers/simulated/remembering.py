@@ -19,6 +19,9 @@ _TYPES_OF_VALUES = frozenset(
     | {torch.dtype, torch.device, torch.layout, torch.memory_format}
 )
 
+MOST_FORMS = 1024
+"""Of one operator. A step meets some tens; a worker that serves thousands of cases forgets."""
+
 
 @cache
 def remembering(func: Any) -> Callable[..., Any]:
@@ -45,6 +48,8 @@ class _Remembering:
         if forms is None:
             out = self._func(*args, **kwargs)
             if key not in self._forms:
+                if len(self._forms) == MOST_FORMS:
+                    self._forms.clear()
                 results = (out,) if isinstance(out, torch.Tensor) else out
                 self._forms[key] = _forms(results, _storages((*args, *kwargs.values())))
             return out

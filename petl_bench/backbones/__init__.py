@@ -96,7 +96,7 @@ def ports_of(model: nn.Module) -> Ports:
     for kind in type(model).__mro__:  # the class itself first: a family may build on another's
         if kind.__name__ in known:
             return known[kind.__name__].ports(model)
-    resembled = likeness.llama_like(model) or likeness.bert_like(model)
+    resembled = likeness.ports(model)
     if resembled is not None:
         return resembled
     raise ValueError(f"no ports for {type(model).__name__}; known models are: {', '.join(known)}")

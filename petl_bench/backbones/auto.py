@@ -9,14 +9,14 @@ cannot.
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from petl_bench.backbones import likeness, shape
+from petl_bench.backbones import likeness, named, shape
 from petl_bench.backbones.build import (
     classification_batch,
     from_config,
@@ -25,7 +25,6 @@ from petl_bench.backbones.build import (
 )
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.layer import is_projection, sizes
-from petl_bench.backbones.likeness import field
 from petl_bench.backbones.ports import Dims, Loose, Ports
 from petl_bench.backbones.roles import HOLDERS, ROLES
 from petl_bench.case import Backbone, ConfigValue, Workload
@@ -42,6 +41,7 @@ _NOT_SHAPE = {
     "transformers_version",
 }
 
+
 @dataclass(frozen=True, kw_only=True)
 class Auto:
     """Models of one of transformers' Auto classes."""
@@ -50,6 +50,7 @@ class Auto:
     factory: str  # the Auto class
     peft_task: str
     batch: Callable[..., dict[str, torch.Tensor]]
+    published: Mapping[str, Mapping[str, ConfigValue]] = field(default_factory=dict, hash=False)
 
     @property
     def family(self) -> Family:
@@ -57,7 +58,7 @@ class Auto:
         return Family(
             name=self.name,
             architectures=(),
-            published={},
+            published=self.published,
             normalise=self.normalise,
             dims=lambda config: _dims(self, json.dumps(config, sort_keys=True)),
             build=self.build,
@@ -84,7 +85,7 @@ class Auto:
             shape.read(kept, {"vocab_size": shape.REQUIRED})  # else it is a part's, or its default
         parsed = _parsed(kept)
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
-            value = field(parsed, name)
+            value = likeness.field(parsed, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} must be a whole number, at least 1 (got {value!r})")
         try:
@@ -183,7 +184,7 @@ def _found_dims(
 ) -> Dims:
     config = model.config.get_text_config()
     embedding = model.get_input_embeddings().weight
-    heads = field(config, "num_attention_heads") or 1
+    heads = likeness.field(config, "num_attention_heads") or 1
     new = sum(p.numel() for p in task_head.parameters()) if task_head is not None else 0
     vocabulary, hidden = embedding.shape
     shapes = {role: tuple(map(sizes, modules)) for role, modules in projections.items()}
@@ -191,9 +192,9 @@ def _found_dims(
     return Dims(
         hidden_size=hidden,
         num_heads=heads,
-        num_key_value_heads=field(config, "num_key_value_heads") or heads,
-        head_size=field(config, "head_dim") or hidden // heads,
-        feed_forward_size=field(config, "intermediate_size") or 4 * hidden,
+        num_key_value_heads=likeness.field(config, "num_key_value_heads") or heads,
+        head_size=likeness.field(config, "head_dim") or hidden // heads,
+        feed_forward_size=likeness.field(config, "intermediate_size") or 4 * hidden,
         feed_forward_inputs=1,
         vocabulary_size=vocabulary,
         dropout=0.0,
@@ -241,12 +242,14 @@ CAUSAL = Auto(
     factory="AutoModelForCausalLM",
     peft_task="CAUSAL_LM",
     batch=language_batch,
+    published=named.LANGUAGE_MODELS,
 )
 CLASSIFIER = Auto(
     name="auto-sequence-classification",
     factory="AutoModelForSequenceClassification",
     peft_task="SEQ_CLS",
     batch=classification_batch,
+    published=named.CLASSIFIERS,
 )
 SEQUENCE_TO_SEQUENCE = Auto(
     name="auto-seq2seq-lm",

@@ -6,7 +6,7 @@ Norms may stand before the branches, after the sums, around both branches or bes
 projection may make queries, keys and values; positions may be learned, turned, or relative.
 """
 
-from dataclasses import replace
+import sys
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from petl_bench.backbones.ports import (
     ThinShape,
 )
 from petl_bench.backbones.thin_layers import (
+    Found,
     ThinLayers,
     arguments,
     build,
@@ -36,6 +37,7 @@ HEADS = ("classifier", "score")
 """How the names of a classifier's heads end: those that peft takes for new with the task."""
 
 _FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
+_EMBEDDINGS = {"wte", "wpe"}
 _BRANCHES = (SublayerKind.SELF_ATTENTION, SublayerKind.FEED_FORWARD)
 _DROPOUTS = ("resid_pdrop", "hidden_dropout_prob", "hidden_dropout", "dropout")
 
@@ -43,33 +45,27 @@ _DROPOUTS = ("resid_pdrop", "hidden_dropout_prob", "hidden_dropout", "dropout")
 def ports(model: nn.Module) -> Ports | None:
     """Of a language model or a classifier; None where its layers are of an unknown kind."""
     whole: Any = model
-    base: Any = getattr(model, "base_model", None)
-    found = _layers(base) if base is not None and base is not model else None
     language_head, task_head = heads(model)
+    found = _found(getattr(model, "base_model", model), model)
     if found is None or (language_head is None) == (task_head is None):
         return None
-    holder, layers = found
-    final_norm = _final_norm(base, holder, layers)
-    stack_module = _states_of(base, holder)
-    dims = _dims(whole, base, holder, layers, final_norm, language_head, task_head)
+    dims = _dims(whole, found, language_head, task_head)
     if dims is None:
         return None
     (name,) = dims.stacks
-    read = [layers_of.read(layer) for layer in layers]
-    sublayers = tuple(
-        sublayer
-        for index, each in enumerate(read)
-        if each is not None
-        for sublayer in each.sublayers(name, index, norm_after=final_norm is None)
-    )
-    norms = [norm for each in read if each is not None for norm in each.norms]
-    if final_norm is not None:
-        norms.append(final_norm)
     causal = name == "decoder"
+    base, layers, final_norm = found.base, found.layers, found.final_norm
+    read = [layer for layer in map(layers_of.read, layers) if layer is not None]
+    norms = [norm for each in read for norm in each.norms]
+    stack_module = _states_of(found)
     return Ports(
         dims=dims,
-        sublayers=sublayers,
-        norms=tuple(norms),
+        sublayers=tuple(
+            sublayer
+            for index, each in enumerate(read)
+            for sublayer in each.sublayers(name, index, norm_after=final_norm is None)
+        ),
+        norms=tuple(norms if final_norm is None else [*norms, final_norm]),
         stacks=(
             Stack(
                 name=name,
@@ -82,9 +78,7 @@ def ports(model: nn.Module) -> Ports | None:
                 causal=causal,
                 masks=partial(masks, layers[0]),
                 cached=tuple(linear for layer in layers for linear in keys_and_values(layer)),
-                thin=lambda shape: ThinLayers(
-                    holder, layers, base.config, dims, shape, final_norm
-                ),
+                thin=partial(ThinLayers, found, dims),
             ),
         ),
         language_head=language_head,
@@ -110,74 +104,66 @@ def _peft_task(classifies: bool, *, causal: bool) -> str:  # noqa: FBT001
     return "CAUSAL_LM" if causal else "FEATURE_EXTRACTION"
 
 
-def _layers(base: nn.Module) -> tuple[nn.Module, nn.ModuleList] | None:
-    """The only list of layers in `base`, and what holds it."""
-    found = [
+def _found(base: nn.Module, model: nn.Module) -> Found | None:
+    """The only list of layers in `base`, if all of them can be read and called."""
+    lists = [
         (parent, child)
         for parent in base.modules()
         for child in parent.children()
         if isinstance(child, nn.ModuleList)
     ]
-    if len(found) != 1:
+    if base is model or len(lists) != 1:
         return None
-    holder, layers = found[0]
-    known = all(layers_of.read(layer) is not None and arguments(layer) is not None for layer in layers)
-    return (holder, layers) if len(layers) and known else None
+    holder, layers = lists[0]
+    known = [layers_of.read(layer) is not None and arguments(layer) is not None for layer in layers]
+    if not known or not all(known):
+        return None
+    final = [
+        child
+        for parent in (holder, base)
+        for name, child in parent.named_children()
+        if name in _FINAL_NORMS and layers_of.is_norm(child)
+    ]
+    return Found(base=base, holder=holder, layers=layers, final_norm=final[0] if final else None)
 
 
-def _final_norm(base: nn.Module, holder: nn.Module, layers: nn.ModuleList) -> nn.Module | None:
-    inside = set(layers.modules())
-    for parent in (holder, base):
-        for name, child in parent.named_children():
-            if name in _FINAL_NORMS and layers_of.is_norm(child) and child not in inside:
-                return child
-    return None
+def _states_of(found: Found) -> nn.Module:
+    """What returns the final states: a model inside, what a pooler reads, or else the base.
 
-
-def _states_of(base: nn.Module, holder: nn.Module) -> nn.Module:
-    """What returns the final states: a model inside, what a pooler reads, or else `base`.
-
-    A head may call a model inside `base` by itself, and `base` may take a plain holder's last layer
-    for its own output.
+    A head may call a model inside the base by itself, and the base may take a plain holder's last
+    layer for its own output.
     """
-    if hasattr(holder, "base_model"):
-        return holder
+    base: nn.Module = found.base
+    if hasattr(found.holder, "base_model"):
+        inner: nn.Module = found.holder
+        return inner
     if getattr(base, "pooler", None) is None:
         return base
-    return next(child for child in base.children() if holder in set(child.modules()))
+    return next(child for child in base.children() if found.layers in set(child.modules()))
 
 
 def _outside(base: nn.Module, stack_module: nn.Module) -> list[nn.Module]:
-    return [
-        child for name, child in base.named_children() if child is not stack_module and name != "pooler"
-    ]
+    children = base.named_children()
+    return [each for name, each in children if each is not stack_module and name != "pooler"]
 
 
-def _dims(  # noqa: PLR0917 - what was found, in the order it was
-    model: Any,
-    base: Any,
-    holder: Any,
-    layers: nn.ModuleList,
-    final_norm: nn.Module | None,
-    language_head: nn.Linear | None,
-    task_head: nn.Module | None,
+def _dims(
+    model: Any, found: Found, language_head: nn.Linear | None, task_head: nn.Module | None
 ) -> Dims | None:
     """By the closed forms, if they count what is there: layer by layer, in all, and thin."""
+    layers, final_norm, config = found.layers, found.final_norm, found.base.config
     read = layers_of.read(layers[0])
-    config = base.config
     H = field(config, "num_attention_heads")
-    if read is None or not H or not _understood(base, holder, layers, final_norm):
+    if read is None or not H or not _understood(found):
         return None
     F, D = layers_of.sizes(read.units["wo"])
     K = layers_of.sizes(read.heads["o"])[0] // H
     vocabulary, width = model.get_input_embeddings().weight.shape
     if width != D or not K or field(config, "hidden_size") != D:
         return None
-    causal = _is_causal(model, read)
-    vectors = _count(holder) - _count(layers) if "rel_embeddings" in (arguments(layers[0]) or ()) else 0
-    new = _count(task_head) if task_head is not None else 0
-    norm_vectors = len(list(read.norms[0].parameters()))
-    rotary = getattr(holder, "rotary_emb", None)
+    in_table = _count(found.holder) - _count(layers) if found.has_table else 0
+    new = 0 if task_head is None else _count(task_head)
+    rotary = getattr(found.holder, "rotary_emb", None)
     dims = Dims(
         hidden_size=D,
         num_heads=H,
@@ -189,48 +175,47 @@ def _dims(  # noqa: PLR0917 - what was found, in the order it was
         dropout=_dropout(config),
         biased=_biased(read),
         head_norms=sum(len(list(norm.parameters())) for norm in read.head_norms),
-        norm_vectors=norm_vectors,
+        norm_vectors=len(list(read.norms[0].parameters())),
         stacks={
-            "decoder" if causal else "encoder": StackDims(
+            "decoder" if _is_causal(model, read) else "encoder": StackDims(
                 layers=len(layers),
                 sublayers=_BRANCHES,
-                position_vectors=vectors // D,
+                position_vectors=in_table // D,
                 final_norm=final_norm is not None,
                 layer_norms=None if len(read.norms) == len(_BRANCHES) else len(read.norms),
             )
         },
         outside_parameters=_count(model)
         - _count(layers)
-        - new
-        - vectors
-        - (_count(final_norm) if final_norm is not None else 0),
-        labels=getattr(config, "num_labels", 0) if task_head is not None else 0,
+        - (0 if final_norm is None else _count(final_norm))
+        - in_table
+        - new,
+        labels=0 if task_head is None else config.num_labels,
         task_head_parameters=new,
         language_head=language_head is not None,
         split_heads=not isinstance(vars(config).get("head_dim"), int),
         fused=read.fused,
         rotary=rotary is not None or isinstance(vars(config).get("rotary_dim"), int),
         rotary_share=_rotary_share(rotary, config, K),
-        longest=longest(base),
+        longest=longest(found.base),
         named_attention=_is_named(read),
     )
-    agrees = _agrees(dims, model, layers, new) and _agrees_thin(dims, config, layers)
+    agrees = _agrees(dims, model, layers, new) and _agrees_thin(dims, found)
     return dims if agrees else None
 
 
-def _understood(
-    base: nn.Module, holder: nn.Module, layers: nn.ModuleList, final_norm: nn.Module | None
-) -> bool:
+def _understood(found: Found) -> bool:
     """Whether all that has parameters beside the layers is an embedding, a norm or a pooler."""
-    table = "rel_embeddings" in (arguments(layers[0]) or ())
-    for parent in {base, holder}:
+    base, holder = found.base, found.holder
+    inside = {base, holder}
+    for parent in inside:
         for name, child in parent.named_children():
-            chain = holder is child or layers is child or layers in set(child.modules())
-            known = name in {"pooler", "wte", "wpe"} or "emb" in name
-            of_table = table and parent is holder and name == "LayerNorm"
-            if not (chain or known or of_table or child is final_norm) and _count(child):
+            on_the_way = found.layers in set(child.modules())
+            known = name in _EMBEDDINGS or "emb" in name or name == "pooler"
+            of_table = found.has_table and parent is holder and name == "LayerNorm"
+            if not (on_the_way or known or of_table or child is found.final_norm) and _count(child):
                 return False
-    return not list(base.parameters(recurse=False)) and not list(holder.parameters(recurse=False))
+    return not any(list(parent.parameters(recurse=False)) for parent in inside)
 
 
 def field(config: Any, name: str) -> Any:
@@ -248,8 +233,6 @@ def _is_causal(model: Any, read: Layer) -> bool:
 
 def _is_named(read: Layer) -> bool:
     """Whether its attention is looked up, as transformers' newer ones are."""
-    import sys  # noqa: PLC0415
-
     return "eager_attention_forward" in vars(sys.modules[type(read.attention).__module__])
 
 
@@ -284,7 +267,8 @@ def _rotary_share(rotary: nn.Module | None, config: Any, head_size: int) -> floa
     absolute = vars(config).get("rotary_dim")
     if isinstance(absolute, int):
         return absolute / head_size
-    pairs = [b.numel() for name, b in rotary.named_buffers() if name.endswith("inv_freq")] if rotary else []
+    buffers = [] if rotary is None else rotary.named_buffers()
+    pairs = [buffer.numel() for name, buffer in buffers if name.endswith("inv_freq")]
     return 2 * pairs[0] / head_size if pairs else 1.0
 
 
@@ -307,16 +291,16 @@ def _agrees(dims: Dims, model: nn.Module, layers: nn.ModuleList, new: int) -> bo
     return whole and all(_count(layer) == each for layer in layers)
 
 
-def _agrees_thin(dims: Dims, config: Any, layers: nn.ModuleList) -> bool:
+def _agrees_thin(dims: Dims, found: Found) -> bool:
     """A layer of half the widths is built, without data, and counted; of odd ones, none."""
     (stack,) = dims.stacks
     half = 2
     turned = int(dims.head_size // half * dims.rotary_share)
     if dims.head_size % half or dims.feed_forward_size % half or (dims.rotary and turned % half):
         return True
-    shape = ThinShape(reduction=half, kept=(0,))
+    config = thin_config(found.base.config, dims, ThinShape(reduction=half, kept=(0,)))
     with torch.device("meta"):
-        thin = build(layers[0], thin_config(config, dims, shape), len(layers))
+        thin = build(found.layers[0], config, len(found.layers))
     return _count(thin) == dims.layer_parameters(stack, half)
 
 

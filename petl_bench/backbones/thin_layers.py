@@ -9,7 +9,8 @@ Legend: B batch, T tokens, D hidden size, d thin hidden size, K head size.
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -38,6 +39,21 @@ _FEED_FORWARD = ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim", "ffn_h
 _OF_A_HEAD = ("head_dim", "query_pre_attn_scalar", "rotary_dim")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A model's only list of layers, and where it stands."""
+
+    base: Any  # the model without its heads
+    holder: Any  # whose list it is; may be `base`
+    layers: nn.ModuleList
+    final_norm: nn.Module | None  # after the last layer
+
+    @property
+    def has_table(self) -> bool:
+        """Whether layers are handed vectors for relative positions, which the holder has."""
+        return _TABLE in (arguments(self.layers[0]) or ())
+
+
 def arguments(layer: nn.Module) -> tuple[str, ...] | None:
     """What `layer` is called with after its state, in order; None if any of it is unknown."""
     first, *others = inspect.signature(layer.forward).parameters
@@ -56,15 +72,11 @@ def thin_config(config: Any, dims: Dims, shape: ThinShape) -> Any:
         if isinstance(each, list) and len(each) == stack.layers:  # looked up by number
             setattr(thin, name, [*each, *(each[index] for index in shape.kept)])
     rope = owned.get("rope_parameters")
-    if isinstance(rope, Mapping) and any(isinstance(part, Sequence) for part in _lists(rope)):
+    if isinstance(rope, Mapping) and any(isinstance(part, list) for part in rope.values()):
         # A factor for each pair of units: a thin head has fewer, at frequencies of its own.
         kept = {name: part for name, part in rope.items() if not isinstance(part, list)}
         thin.rope_parameters = kept | {"rope_type": "default"}
     return thin
-
-
-def _lists(rope: Mapping[str, Any]) -> list[list[Any]]:
-    return [part for part in rope.values() if isinstance(part, list)]
 
 
 class ThinLayers(ThinStack):
@@ -72,21 +84,12 @@ class ThinLayers(ThinStack):
 
     position_table = None
 
-    def __init__(
-        self,
-        holder: Any,  # of the backbone's layers
-        layers: nn.ModuleList,
-        config: Any,
-        dims: Dims,
-        shape: ThinShape,
-        final_norm: nn.Module | None,
-    ) -> None:
+    def __init__(self, found: Found, dims: Dims, shape: ThinShape) -> None:
         super().__init__()
-        thin = thin_config(config, dims, shape)
+        layers, final_norm = found.layers, found.final_norm
+        thin = thin_config(found.base.config, dims, shape)
         self.width, self.recomputed = dims.hidden_size // shape.reduction, shape.recomputed
-        self._slots = {
-            index: len(layers) + position for position, index in enumerate(shape.kept)
-        }
+        self._slots = {index: len(layers) + position for position, index in enumerate(shape.kept)}
         self.block = nn.ModuleDict(
             {str(index): build(layers[0], thin, slot) for index, slot in self._slots.items()}
         )
@@ -95,14 +98,12 @@ class ThinLayers(ThinStack):
         names = arguments(layers[0])
         assert names is not None
         self._arguments = dict(enumerate(names, start=1))
-        rotary = getattr(holder, "rotary_emb", None) if _ANGLES in names else None
+        rotary = getattr(found.holder, "rotary_emb", None) if _ANGLES in names else None
         self.rotary_emb = None if rotary is None else type(rotary)(config=thin)
         self._types = getattr(thin, "layer_types", None)
-        self.positions = thin_positions(holder, thin) if _TABLE in names else None
+        self.positions = thin_positions(found.holder, thin) if found.has_table else None
         self.cached = tuple(
-            linear
-            for block in self.block.values()
-            for linear in keys_and_values(block)
+            linear for block in self.block.values() for linear in keys_and_values(block)
         )
         self._angles: dict[str | None, Any] = {}
         self._rows: torch.Tensor | None = None

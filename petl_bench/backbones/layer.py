@@ -107,7 +107,7 @@ def _attention(
             roles[role] = module
         else:
             others.append(module)
-    fused = {role: ("q", "k", "v") for role in roles if role in FUSED}
+    fused: dict[str, tuple[str, ...]] = {r: ("q", "k", "v") for r in roles if r in FUSED}
     if len(others) != 1 or set(roles) not in ({"q", "k", "v"}, set(fused) or {""}):
         return {}, {}
     order = list(fused) or ["q", "k", "v"]

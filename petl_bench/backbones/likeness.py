@@ -279,8 +279,8 @@ def longest(base: nn.Module) -> int | None:
         table = isinstance(module, nn.Embedding)
         if table and (leaf == "wpe" or ("position" in leaf and "embed" in leaf)):
             padding = getattr(module, "padding_idx", None)
-            taken = getattr(module, "offset", 0 if padding is None else padding + 1)
-            return module.num_embeddings - int(taken)
+            taken: int = getattr(module, "offset", 0 if padding is None else padding + 1)
+            return int(module.num_embeddings) - taken
     return None
 
 

@@ -45,21 +45,18 @@ def reserved(cache: Any, slot: int, beside: int | None = None) -> Any:
         if kind is None or (beside is None and any(slides)):
             held = type(part).__name__ if kind is None else "a sliding window"
             raise ValueError(f"a side network needs a cache of whole sequences, not {held}")
+        # What is attended to across is written once, and may be longer than the backbone's.
+        fixed = kind is StaticLayer and part is not crossed
         while len(part.layers) <= slot:
-            # What is attended to across is written once, and may be longer than the backbone's.
-            fixed = kind is StaticLayer and part is not crossed
+            like = part.layers[beside or 0]
+            made: Any
             if beside is not None and slides[beside]:
-                window = part.layers[beside]
-                length = window.max_cache_len if fixed else window.sliding_window
                 made = (
-                    StaticSlidingWindowLayer(length, length)
+                    StaticSlidingWindowLayer(like.max_cache_len, like.max_cache_len)
                     if fixed
-                    else DynamicSlidingWindowLayer(length)
+                    else DynamicSlidingWindowLayer(like.sliding_window)
                 )
             else:
-                whole = next(
-                    (each for each in part.layers if not getattr(each, "is_sliding", False)), None
-                )
-                made = kind(whole.max_cache_len) if fixed else DynamicLayer()
+                made = StaticLayer(like.max_cache_len) if fixed else DynamicLayer()
             part.layers.append(made)
     return cache

@@ -190,7 +190,9 @@ def build(like: nn.Module, config: Any, number: int) -> nn.Module:
 
 
 def thin_norm(norm: Any, width: int) -> nn.Module:
-    """Of the same kind, where that has an epsilon to hand on."""
+    """Of the same kind: one without vectors has no width, one with may have an epsilon."""
+    if not list(norm.parameters()):
+        return copy.deepcopy(norm)  # type: ignore[no-any-return]
     eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     made: nn.Module = type(norm)(width) if eps is None else type(norm)(width, eps=eps)
     return made

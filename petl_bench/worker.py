@@ -1,8 +1,8 @@
 """The process that runs cases: one JSON document a line in, one out.
 
-It imports, greets with its environment once it is told to, and answers each job with a record. Whatever a library prints
-goes to stderr, so that nothing but documents reaches the parent. A simulating worker serves many
-cases; a measuring one is asked once and thrown away.
+It imports, greets with its environment once it is told to, then answers each job with a record.
+Whatever a library prints goes to stderr, so that nothing but documents reaches the parent. A
+simulating worker serves many cases; a measuring one is asked once and thrown away.
 """
 
 import gc

@@ -9,7 +9,6 @@ an error, and nothing else.
 
 import argparse
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -19,13 +18,20 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from petl_bench.record import Record
-    from petl_bench.runner import Runner
+import torch
+
+from petl_bench import cards, lane
+from petl_bench.assembly import unsupported
+from petl_bench.executors import start
+from petl_bench.record import Origin, Record
+from petl_bench.runner import Runner
+from petl_bench.store import Store
+from petl_bench.suite import load_suite
+from petl_bench.units import format_bytes
+from petl_bench.verify.tables import case_name
 
 HERE = Path(__file__).resolve().parent
 TRACES = "traces"  # a suite whose cases are traced, not measured
@@ -73,25 +79,20 @@ class Ended(NamedTuple):
 def main() -> int:
     """Collect as the command line says; the exit code: 1 if a case ended in an error."""
     options = _options()
-    if missing := _missing():
-        print(f"first: {missing}", file=sys.stderr)
-        return 2
     if options.plan:
         return _print_plan(options.suites)
     for name in MISLEADING:
         if os.environ.pop(name, None) is not None:
             print(f"{name} is set and changes what is measured: taken out")
-    from petl_bench.errors import UsageError
-
+    if not options.simulated and not torch.cuda.is_available():
+        print("needs a CUDA device and there is none; --simulated rehearses", file=sys.stderr)
+        return 2
     folder = options.reference / options.card
     folder.mkdir(parents=True, exist_ok=True)
     ended: dict[str, Ended] = {}
     try:
         with _deadline(options.minutes):
             _collect(options, folder, ended)
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("stopped; the same command goes on where it left off")
     finally:
@@ -130,29 +131,12 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--archive", type=Path, help="pack the folder into this .tar.xz at the end")
     options = parser.parse_intermixed_args()
+    if options.simulated and options.card not in cards.CARDS:
+        parser.error(f"CARD: only {', '.join(cards.CARDS)} can be simulated")
     for suite in options.suites:
         if suite not in SUITES and not Path(suite).is_file():
             parser.error(f"SUITE: no suite and no file {suite!r}; suites: {', '.join(SUITES)}")
     return options
-
-
-def _missing() -> str | None:
-    """What to install first; so that it comes to light here, and not in the first case."""
-    try:
-        lines = requires("petl-bench") or []
-    except PackageNotFoundError:
-        return "pip install --no-deps --no-build-isolation -e ."
-    names = [re.split(r"[^\w.-]", line)[0] for line in lines if "extra ==" not in line]
-    missing = [name for name in names if not _installed(name)]
-    return f"pip install {' '.join(missing)}" if missing else None
-
-
-def _installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _file(suite: str) -> Path:
@@ -161,9 +145,6 @@ def _file(suite: str) -> Path:
 
 def _print_plan(suites: Sequence[str]) -> int:
     """Plan everything, so that what cannot be planned is known before there is a GPU."""
-    from petl_bench.assembly import unsupported
-    from petl_bench.suite import load_suite
-
     total = 0
     for suite in suites:
         plan = load_suite(_file(suite)).plan()
@@ -177,13 +158,9 @@ def _print_plan(suites: Sequence[str]) -> int:
 
 
 def _collect(options: argparse.Namespace, folder: Path, ended: dict[str, Ended]) -> None:
-    from petl_bench import cards, lane
-    from petl_bench.executors import start
-    from petl_bench.record import Origin
-    from petl_bench.runner import Runner
-
     origin = Origin.SIMULATED if options.simulated else Origin.MEASURED
-    card = cards.find(options.card)
+    # Where it is measured, the device says its own name.
+    card = cards.find(options.card if options.simulated else cards.DEFAULT_CARD)
     lane.CASE_TIMEOUT_S = options.case_seconds
     if origin is Origin.MEASURED:
         _probe(folder)
@@ -198,11 +175,7 @@ def _collect(options: argparse.Namespace, folder: Path, ended: dict[str, Ended])
                 _trace(folder / TRACES, options.case_seconds, ended)
 
 
-def _run(runner: "Runner", suite: str, folder: Path, ended: dict[str, Ended]) -> None:
-    from petl_bench.store import Store
-    from petl_bench.suite import load_suite
-    from petl_bench.verify.tables import case_name
-
+def _run(runner: Runner, suite: str, folder: Path, ended: dict[str, Ended]) -> None:
     plan = load_suite(_file(suite)).plan()
     ended[suite] = Ended(len(plan), Counter())
     begin = time.monotonic()
@@ -216,9 +189,7 @@ def _run(runner: "Runner", suite: str, folder: Path, ended: dict[str, Ended]) ->
         )
 
 
-def _peak(record: "Record") -> str:
-    from petl_bench.units import format_bytes
-
+def _peak(record: Record) -> str:
     assert record.measurement is not None
     times = record.measurement.step_times_s
     median = f", {1000 * sorted(times)[len(times) // 2]:.0f} ms a step" if times else ""
@@ -227,14 +198,14 @@ def _peak(record: "Record") -> str:
 
 def _trace(folder: Path, limit_s: float, ended: dict[str, Ended]) -> None:
     """Trace each case of traces.toml, in a process of its own."""
-    from petl_bench.suite import load_suite
-
     plan = load_suite(_file(TRACES)).plan()
     ended[TRACES] = Ended(len(plan), Counter())
     folder.mkdir(exist_ok=True)
     for number, planned in enumerate(plan):
         path = folder / f"{planned.case.case_id[:12]}.json.gz"
-        error = None if path.is_file() else _said([str(number), str(path)], "record_trace.py", limit_s)
+        error = (
+            None if path.is_file() else _said([str(number), str(path)], "record_trace.py", limit_s)
+        )
         ended[TRACES].statuses["error" if error else "ok"] += 1
         print(f"trace of {planned.label}: {error or path.name}", flush=True)
 
@@ -249,7 +220,7 @@ def _probe(folder: Path) -> None:
 def _said(arguments: Sequence[str], script: str, limit_s: float) -> str | None:
     """Run a script of this folder; the last line of its complaint, or None."""
     try:
-        subprocess.run(
+        subprocess.run(  # noqa: S603
             [sys.executable, "-P", HERE / script, *arguments],
             check=True,
             stderr=subprocess.PIPE,
@@ -265,18 +236,19 @@ def _said(arguments: Sequence[str], script: str, limit_s: float) -> str | None:
 
 @contextmanager
 def _deadline(minutes: float | None) -> Iterator[None]:
-    """Inside, Ctrl-C comes by itself after `minutes`."""
+    """Inside, Ctrl-C comes by itself after `minutes`, and of a polite kill."""
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGALRM, stop)
-    signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGALRM, signal.SIGTERM)}
     signal.setitimer(signal.ITIMER_REAL, 60 * minutes if minutes else 0)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _archive(folder: Path, path: Path) -> None:

@@ -1,3 +1,5 @@
 #!/bin/sh
 # collect.py of this folder, run by $PYTHON (python3): see README.md.
-exec "${PYTHON:-python3}" -P "$(dirname "$0")/collect.py" "$@"
+python=${PYTHON:-python3}
+here=$(dirname "$0")
+"$python" -P "$here/installed.py" && exec "$python" -P "$here/collect.py" "$@"

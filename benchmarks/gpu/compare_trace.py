@@ -18,7 +18,8 @@ SHOWN = 20
 
 def main(paths: list[Path]) -> int:
     """Compare each; the exit code: 1 if any differs."""
-    return int(any([differs(traces.load(path), path.name) for path in paths]))
+    differing = [path for path in paths if differs(traces.load(path), path.name)]
+    return int(bool(differing))
 
 
 def differs(trace: Trace, name: str) -> bool:

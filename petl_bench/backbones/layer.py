@@ -13,9 +13,13 @@ from torch import nn
 from petl_bench.backbones.ports import Sublayer, SublayerKind
 from petl_bench.backbones.roles import FUSED, ROLES
 
-_KEYS_AND_QUERIES = ("q_norm", "k_norm", "q_layernorm", "k_layernorm")
+_KEYS_AND_QUERIES = (
+    *("q_norm", "k_norm", "q_layernorm", "k_layernorm"),
+    *("query_layernorm", "key_layernorm"),
+)
 _BEFORE_ATTENTION = "input_layernorm"
 _BEFORE_FEED_FORWARD = "pre_feedforward_layernorm"
+_AFTER_FEED_FORWARD = "post_feedforward_layernorm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,7 @@ class Layer:
     norms: tuple[nn.Module, ...]  # of width D, all of them
     branch_norms: tuple[nn.Module, nn.Module]  # the attention's, the feed-forward's
     head_norms: tuple[nn.Module, ...]  # of queries and of keys
+    norms_results: bool  # a branch's norm takes what the branch returns
 
     @property
     def projections(self) -> dict[str, nn.Module]:
@@ -45,7 +50,7 @@ class Layer:
                 layer=index,
                 kind=kind,
                 norm=norm,
-                norm_after=norm_after,
+                norm_after=norm_after or self.norms_results,
                 projections=projections,
                 output=projections["o" if kind is SublayerKind.SELF_ATTENTION else "wo"],
             )
@@ -74,6 +79,7 @@ def read(layer: nn.Module) -> Layer | None:
         norms=tuple(module for name, module in norms.items() if name not in on_heads),
         branch_norms=branch_norms,
         head_norms=tuple(norms[name] for name in sorted(on_heads)),
+        norms_results=branch_norms[1] is norms.get(_AFTER_FEED_FORWARD),
     )
 
 

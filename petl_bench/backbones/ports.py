@@ -271,7 +271,7 @@ class Sublayer:
     layer: int
     kind: SublayerKind
     norm: nn.Module
-    norm_after: bool = False  # it takes the sum, not what goes into the branch
+    norm_after: bool = False  # it takes the sum or the result, not what goes into the branch
     projections: dict[str, nn.Linear]  # q, k, v, o; or wi..., wo; one of Dims.fused by its name
     output: nn.Linear  # the last one; its result meets dropout and the residual
 

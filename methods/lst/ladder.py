@@ -85,9 +85,10 @@ class Ladder(nn.Module):
     def _initialise(self, ports: Ports, given: tuple[nn.Module | None, ...]) -> None:
         """N(0, 0.01^2) in every linear layer, as the authors' code, but in those of `given`.
 
-        Blocks that norm each sum return states of size one, beside which what a rung of 0.01 says
-        is lost: with those entry, rungs and exit start at N(0, 1 / inputs), and the blocks as in
-        DeepNet. Plain ones do so by their own rule.
+        Blocks that norm each sum, or what they add, give states of size one, beside which what a
+        rung of 0.01 says is lost: with those entry, rungs and exit start at N(0, 1 / inputs), and
+        the blocks as in DeepNet (Wang et al. 2022, arXiv:2203.00555). Plain ones do so by their
+        own rule.
         """
         left = {module for whole in given if whole is not None for module in whole.modules()}
         for module in self.modules():
@@ -117,7 +118,7 @@ class Ladder(nn.Module):
 
 
 def _norms_sums(ports: Ports, config: LstConfig) -> bool:
-    """Whether the side blocks end in a norm of the sum, as BERT's and BART's layers do."""
+    """Whether the side blocks' norms come after their branches, as in BERT's and BART's layers."""
     native = config.blocks in {"native", "cross-attention"}
     return config.blocks == "plain" or (native and any(s.norm_after for s in ports.sublayers))
 

@@ -8,7 +8,7 @@ import typer
 
 from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
-from petl_bench.cli.misfits import check_fit
+from petl_bench.cli.misfits import check_fit, tell
 from petl_bench.cli.output import print_tables, writing
 from petl_bench.cli.progress import bar
 
@@ -30,7 +30,13 @@ def fit(
         str, typer.Option(help="What is made as large as fits: batch, length or backbone.")
     ] = "batch",
     methods: Annotated[
-        str | None, options.option("What to ask about, such as lst,lora[r=8|32].", "all")
+        str | None,
+        typer.Option(
+            "--methods",
+            "-m",
+            help="What to ask about, such as lst,lora[r=8|32].",
+            show_default="all",
+        ),
     ] = None,
     case: options.CaseOptions,
     out: Annotated[
@@ -60,6 +66,9 @@ def fit(
     if len({planned.case.workload for planned in plan}) > 1:
         raise UsageError("workload: fit takes one at a time, and these are several")
     check_fit(plan)
+    if out is not None:
+        with writing("out", out):  # not after minutes
+            out.mkdir(parents=True, exist_ok=True)
     places = _places(plan[0], axis)
     from petl_bench.environment import simulated_environment
 
@@ -75,6 +84,11 @@ def fit(
         curves=tuple(_ask(questions)),
     )
     _print(found, as_json=as_json, markdown=markdown, csv=csv)
+    tell(
+        (curve, curve.reason.removeprefix("skipped: "))
+        for curve in found.curves
+        if curve.reason and curve.reason.startswith("skipped: ")
+    )
     if memory is not None and gpu is not None and max(memories) > card.memory_bytes:
         from petl_bench.units import format_bytes
 
@@ -151,7 +165,6 @@ def _write(found: "Frontier", folder: Path) -> None:
     from petl_bench.tables import to_csv, to_markdown
 
     with writing("out", folder):
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "fit.json").write_text(found.model_dump_json() + "\n", encoding="utf-8")
         text = "\n\n".join(map(to_markdown, (overview(found), details(found)))) + "\n"
         (folder / "fit.md").write_text(text, encoding="utf-8")

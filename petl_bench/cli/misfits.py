@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from petl_bench.errors import UsageError
 
 if TYPE_CHECKING:
+    from petl_bench.fit import Curve
     from petl_bench.record import Record
     from petl_bench.suite import PlannedCase
 
@@ -33,19 +34,23 @@ def check_fit(asked: "Iterable[PlannedCase]") -> None:
 
 
 def tell_skipped(records: "Sequence[Record]", asked: "Iterable[PlannedCase]") -> None:
-    """Name what was skipped, a line each whatever the workload.
+    """Name the skipped of a run.
 
     Raises:
         UsageError: all that was asked for was; some misfits show only when a model is built.
     """
-    told = [_told(record, record.reason or "") for record in records if record.status == "skipped"]
-    for line in dict.fromkeys(told):
-        print(f"skipped: {line}", file=sys.stderr)
+    tell((record, record.reason or "") for record in records if record.status == "skipped")
     ids = {planned.case.case_id for planned in asked}
     statuses = {record.status for record in records if record.case_id in ids}
     if statuses == {"skipped"}:
         raise UsageError("methods: none fits")
 
 
-def _told(what: "PlannedCase | Record", reason: str) -> str:
+def tell(skipped: "Iterable[tuple[Record | Curve, str]]") -> None:
+    """Name what was skipped and why, a line each whatever the workload."""
+    for line in dict.fromkeys(_told(what, reason) for what, reason in skipped):
+        print(f"skipped: {line}", file=sys.stderr)
+
+
+def _told(what: "PlannedCase | Record | Curve", reason: str) -> str:
     return " ".join(f"{what.label} on {what.case.backbone.name}: {reason}".split())

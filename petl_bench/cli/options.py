@@ -42,7 +42,8 @@ class CaseOptions:
     """What makes a case: each field is an option, None unless given."""
 
     backbone: Annotated[
-        str | None, option("A name from `petl-bench backbones`, or a config folder.", "t5-base")
+        str | None,
+        option("A name from `petl-bench backbones`, a folder, config.json or hub id.", "t5-base"),
     ] = None
     workload: Annotated[
         str | None,

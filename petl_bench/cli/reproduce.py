@@ -82,7 +82,6 @@ def reproduce(  # noqa: PLR0917 - one parameter an option
 
 def _list() -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from petl_bench.papers import library
@@ -91,7 +90,7 @@ def _list() -> None:
     for name in library.names():
         paper = library.find(name)
         table.add_row(name, paper.title, paper.source)
-    Console().print(table)
+    stdout().print(table)
 
 
 def _asked(

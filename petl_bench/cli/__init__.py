@@ -53,6 +53,10 @@ def main() -> None:
         app()
     except UsageError as error:
         _leave(f"error: {error}", 2)
+    except OSError as error:  # a full disk, say: where an option is to blame, it is named
+        if os.environ.get("PETL_BENCH_DEBUG"):
+            raise
+        _leave(f"error: {error}", 2)
     except Exception as error:
         if os.environ.get("PETL_BENCH_DEBUG"):
             raise

@@ -7,7 +7,7 @@ here, so the answer is exact.
 import json
 from itertools import combinations
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 
 import pytest
 
@@ -57,7 +57,7 @@ def test_methods_that_differ_by_more_than_the_noise_are_in_order(cpu, backbone):
     wrong = [(a, b) for a, b in decided if (estimated[a] < estimated[b]) != (real[a] < real[b])]
     assert wrong == []
     for spec, times in seconds.items():  # the rates are those of the least disturbed rounds
-        assert estimated[spec] == pytest.approx(min(times), rel=0.2)
+        assert estimated[spec] == pytest.approx(min(times), rel=0.25)
 
 
 @pytest.mark.parametrize("cpu", CPUS)
@@ -65,6 +65,6 @@ def test_an_entrys_rates_are_those_that_were_timed(cpu):
     timed = read(cpu, "rates.json")
     processor = processors.find(cpu)
     for name in ("flops_per_s", "pack_s", "bytes_per_s", "launch_s"):
-        assert getattr(processor, name) == pytest.approx(mean(r[name] for r in timed), rel=0.06)
+        assert getattr(processor, name) == pytest.approx(median(r[name] for r in timed), rel=0.06)
     for kind, each_s in processor.element_s.items():
-        assert each_s == pytest.approx(mean(r["element_s"][kind] for r in timed), rel=0.06)
+        assert each_s == pytest.approx(median(r["element_s"][kind] for r in timed), rel=0.06)

@@ -44,7 +44,6 @@ def _clipped_at_once() -> Iterator[None]:
 
     torch/utils/_foreach_utils.py, _device_has_foreach_support.
     """
-
     supports = _foreach_utils._device_has_foreach_support
 
     def has_support(device: torch.device) -> bool:

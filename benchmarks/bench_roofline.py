@@ -2,7 +2,7 @@
 
 python benchmarks/bench_roofline.py FOLDER [BACKBONE ...]
 
-Writes FOLDER/rates.json, the CPU's rates before and after each, and FOLDER/BACKBONE.json, the steps.
+Writes FOLDER/rates.json, the CPU's rates between backbones, and FOLDER/BACKBONE.json, the steps.
 One thread, in seconds of the process's own processor time. A method has a process of its own, as
 a user's run has; and the methods take turns, a step each, so that what else the machine does falls
 on all of them alike. The C library is told to keep what is freed: docs/speed.md says why.

@@ -19,6 +19,7 @@ from petl_bench.cli import (
     present,
     reproduce,
     run,
+    speed,
     train,
     verify,
 )
@@ -37,6 +38,7 @@ app.command("run")(run.run)
 app.command("show")(present.show)
 app.command("report")(present.report)
 app.command("fit")(fit.fit)
+app.command("speed")(speed.speed)
 app.command("explain")(explain.explain)
 app.command("compare")(compare.compare)
 app.add_typer(baseline.app, name="baseline")

@@ -256,6 +256,16 @@ def test_a_defect_of_ours_is_told_in_one_line_with_how_to_see_more(command, monk
         command(*RUN, "--out", tmp_path / "out")
 
 
+def test_a_disk_that_is_full_is_no_defect(command, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.delenv("PETL_BENCH_DEBUG", raising=False)
+    monkeypatch.setattr(Runner, "run", full)
+    done = command(*RUN, "--out", tmp_path / "out")
+    assert (done.code, done.err) == (2, "error: [Errno 28] No space left on device\n")
+
+
 def test_an_output_that_cannot_be_written_is_told_by_its_path(
     command, monkeypatch, made_up_record, tmp_path
 ):

@@ -13,14 +13,16 @@ if TYPE_CHECKING:
     from petl_bench.processors import Processor
     from petl_bench.tables import Table
 
-WIDTH_OF_A_PIPE = 200
+NOT_TIMED = ("dtype", "quantize", "mode", "beams", "autocast", "parallel", "world_size")
 CAPTION = (
     "A roofline estimate of one thread in fp32, not a measurement; what bounds it: arithmetic,"
     " memory, or the launch of operators. Its order of methods is its strength: docs/speed.md."
 )
 
 
-def speed(  # noqa: PLR0917 - one parameter an option
+@options.with_case_options
+def speed(
+    *,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -31,17 +33,9 @@ def speed(  # noqa: PLR0917 - one parameter an option
         str,
         typer.Option(help=f"The CPU: {', '.join(PROCESSORS)}; {HERE} times this one first."),
     ] = HERE,
-    backbone: options.BackboneName = None,
-    workload: options.WorkloadName = None,
-    batch_size: options.BatchSize = None,
-    source_length: options.SourceLength = None,
-    target_length: options.TargetLength = None,
-    optimizer: options.OptimizerName = None,
-    attention: options.AttentionName = None,
-    checkpointing: options.Checkpointing = None,
-    accumulation_steps: options.AccumulationSteps = None,
+    case: options.CaseOptions,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON Lines, every number.")
+        bool, typer.Option("--json", help="Print JSON Lines, every number raw.")
     ] = False,
 ) -> None:
     """Estimate how long a training step takes on a CPU."""
@@ -50,26 +44,11 @@ def speed(  # noqa: PLR0917 - one parameter an option
     from petl_bench.suite import Suite
 
     named = None if on == HERE else processors.find(on)
-    axes = options.case_axes(
-        name=backbone,
-        dtype=None,
-        attention=attention,
-        quantize=None,
-        batch_size=batch_size,
-        source_length=source_length,
-        target_length=target_length,
-        optimizer=optimizer,
-        workload=workload,
-        mode=None,
-        beams=None,
-        autocast=None,
-        checkpointing=checkpointing,
-        accumulation_steps=accumulation_steps,
-        clip_grad_norm=None,
-        zero_grad=None,
-    )
+    for name in NOT_TIMED:
+        if getattr(case, name) is not None:
+            raise UsageError(f"{name}: speed estimates training in fp32 on one CPU; leave it out")
     asked = methods if methods is not None else ",".join(registry.names())
-    plan = Suite(methods=(asked,), **axes).plan()
+    plan = Suite(methods=(asked,), **case.axes()).plan()
     if len({planned.case.workload for planned in plan}) > 1:
         raise UsageError("workload: speed takes one at a time, and these are several")
     if named is None:
@@ -81,16 +60,13 @@ def speed(  # noqa: PLR0917 - one parameter an option
     if as_json:
         import json
 
-        for label, case, answer in found:
-            place = {"method": label, "case_id": case.case_id, "on": named.name}
+        for label, asked_case, answer in found:
+            place = {"method": label, "case_id": asked_case.case_id, "on": named.name}
             sys.stdout.write(json.dumps(place | answer) + "\n")
         return
-    from rich.console import Console
+    from petl_bench.cli.output import print_tables
 
-    from petl_bench.tables import to_rich
-
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
-    console.print(to_rich(_table(found, named)))
+    print_tables([_table(found, named)])
 
 
 def _answer(case: "Case", processor: "Processor") -> dict[str, Any]:

@@ -63,6 +63,12 @@ def test_a_cpu_that_is_not_known_is_one_line(said, on):
     assert err.startswith(f"error: on: no CPU {on!r}; ")
 
 
+def test_what_no_rate_was_timed_for_is_one_line(said):
+    code, out, err = said("--on", CPU, "--dtype", "bf16")
+    assert (code, out) == (2, "")
+    assert err.startswith("error: dtype: ")
+
+
 @pytest.mark.parametrize("name", ["cpu", CPU])
 def test_a_cpu_is_no_card(name):
     with pytest.raises(UsageError, match=f"gpu: {name} is a CPU.*petl-bench speed"):

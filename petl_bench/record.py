@@ -186,10 +186,10 @@ class Measurement:
 
     def peak(self, phase: Phase | None = None) -> PhaseMemory:
         """The phase memory with the highest allocated peak: of `phase`, or of the whole step."""
+        peaks = self.peaks()
         if phase is not None:
-            return self.peaks()[phase]
-        memories = [memory for step in self.steps for memory in step.values()]
-        return max(memories, key=attrgetter("peak_allocated_bytes"))
+            return peaks[phase]
+        return max(peaks.values(), key=attrgetter("peak_allocated_bytes"))
 
     @property
     def peak_allocated_bytes(self) -> int:
@@ -268,6 +268,15 @@ class Record(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Record":
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Nothing, if what it says goes together.
+
+        Raises:
+            ValueError: it does not.
+        """
         if (self.status is Status.OK) != (self.measurement is not None):
             raise ValueError("a record has a measurement if, and only if, its status is ok")
         if self.status is not Status.OK and not self.reason:
@@ -275,14 +284,13 @@ class Record(Frozen):
         if self.requested_bytes is not None and self.status is not Status.OOM:
             raise ValueError("requested_bytes belongs to records with status oom")
         if self.measurement is None:
-            return self
+            return
         if self.origin is Origin.MEASURED and self.measurement.fit is not None:
             raise ValueError("fit is simulated; a measured record cannot have it")
         if self.origin is Origin.SIMULATED:
             for name in ("step_times_s", "device_used_bytes", "context_bytes"):
                 if getattr(self.measurement, name) is not None:
                     raise ValueError(f"{name} is measured; a simulated record cannot have it")
-        return self
 
     @property
     def ending(self) -> Status:

@@ -7,13 +7,13 @@ another order or spelling than ours or with something amiss, is read the plain w
 the words for it.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
-from pydantic_core import from_json
+from pydantic import TypeAdapter, with_config
+from typing_extensions import TypedDict  # typing's own is of Python 3.12
 
 from petl_bench.case import Backbone, Case, Frozen, MethodChoice, Workload, canonical, id_of_case
-from petl_bench.record import Environment, Measurement, Record, load_record_json
+from petl_bench.record import Environment, Record, load_record_json
 
 T = TypeVar("T", bound=Frozen)
 
@@ -44,18 +44,25 @@ class RecordReader:
         Raises:
             ValueError: it is not, or is not a record.
         """
-        pieces, rest = _cut(line)
-        values = from_json(rest)
-        if any(values[name] != nothing for name, nothing in _CUT_OUT.items()):
-            raise ValueError("a field comes twice")
+        pieces, order, rest = _cut(line)
+        own = _OWN.validate_json(rest)
         backbone, backbone_json = self._backbones[pieces[0]]
         method, method_json = self._methods[pieces[1]]
         workload, workload_json = self._workloads[pieces[2]]
-        values["case_id"] = id_of_case(backbone_json, method_json, workload_json)
-        values["case"] = Case(backbone=backbone, method=method, workload=workload)
-        values["environment"], _ = self._places[pieces[3]]
-        values["measurement"] = _measurement(pieces[4])
-        return Record.model_validate(values)
+        place, _ = self._places[pieces[3]]
+        seen = own["measurement"]
+        if len(seen.steps if seen else ()) != len({*order}):
+            raise ValueError("steps elsewhere, or in other places")
+        if seen:  # frozen, but nobody knows it yet
+            object.__setattr__(seen, "steps", tuple([seen.steps[place] for place in order]))
+        shared = {
+            "case_id": id_of_case(backbone_json, method_json, workload_json),
+            "case": _built(Case, {"backbone": backbone, "method": method, "workload": workload}),
+            "environment": place,
+        }
+        record = _built(Record, {**_IN_ORDER, **own, **shared})
+        record.check()
+        return record
 
 
 class _Known(dict[bytes, tuple[T, str]]):
@@ -71,40 +78,40 @@ class _Known(dict[bytes, tuple[T, str]]):
         return self[text]
 
 
-def _cut(line: bytes) -> tuple[list[bytes], bytes]:
-    """The pieces that `_BOUNDS` enclose, and `line` with null instead of them.
+def _cut(line: bytes) -> tuple[list[bytes], list[int], bytes]:
+    """What `_BOUNDS` enclose; every step's place among those that differ; the rest, with these.
 
     Raises:
         ValueError: a bound is not there.
     """
-    pieces, rest, at = [], [], 0
-    for before, after in _BOUNDS[:-1]:
-        start = line.index(before, at) + len(before)
+    cuts, stop = [], 0
+    for before, after in _BOUNDS:
+        start = line.index(before, stop)
         stop = line.index(after, start)
-        pieces.append(line[start:stop])
-        rest += [line[at:start], b"null"]
-        at = stop
-    before, after = _BOUNDS[-1]
-    start = line.index(before, at) + len(before)
-    stop = line.rindex(after, start)  # most of a line lies between
-    pieces.append(line[start:stop])
-    return pieces, b"".join([*rest, line[at:start], b"null", line[stop:]])
+        cuts.append((start, start + len(before), stop))
+    pieces = [line[start:stop] for _, start, stop in cuts]
+    (case, *_), _, (*_, case_end), (place, *_) = cuts
+    rest = [line[:case], line[case_end + 1 : place]]
+    first = line.find(b'"steps":[{', stop)
+    if first < 0:
+        return pieces, [], b"".join([*rest, line[stop:]])
+    first += len(b'"steps":[{')
+    last = line.index(b"}]", first)
+    if line.find(b'"steps":', last) > 0:
+        raise ValueError("steps come twice")
+    places: dict[bytes, int] = {}
+    order = [places.setdefault(step, len(places)) for step in line[first:last].split(b"},{")]
+    return pieces, order, b"".join([*rest, line[stop:first], b"},{".join(places), line[last:]])
 
 
-def _measurement(text: bytes) -> Measurement | None:
-    """The measurement in `text`; a last step that reads like the one before it is the same."""
-    begin = text.find(b'"steps":[')
-    stop = text.find(b"]", begin)  # no step has a list
-    comma = text.rfind(b"},{", begin, stop) + 1
-    last = text[comma:stop]
-    alone = text.find(b'"steps":', stop) < 0
-    if not (begin >= 0 and comma and alone and text.endswith(last, begin, comma)):
-        return _MEASUREMENT.validate_json(text)
-    measurement = _MEASUREMENT.validate_json(text[:comma] + text[stop:])
-    if measurement is not None:
-        steps = (*measurement.steps, measurement.steps[-1])
-        object.__setattr__(measurement, "steps", steps)  # nobody has seen it yet
-    return measurement
+def _built(model: type[T], values: dict[str, Any]) -> T:
+    """What `model_construct` makes of all fields in their order, in a quarter of its time."""
+    made = model.__new__(model)
+    object.__setattr__(made, "__dict__", values)
+    object.__setattr__(made, "__pydantic_fields_set__", _FIELDS[model])
+    object.__setattr__(made, "__pydantic_extra__", None)
+    object.__setattr__(made, "__pydantic_private__", None)
+    return made
 
 
 def _after(model: type[Frozen], field: str) -> bytes:
@@ -113,17 +120,23 @@ def _after(model: type[Frozen], field: str) -> bytes:
     return f',"{names[names.index(field) + 1]}":'.encode()
 
 
-_MEASUREMENT = TypeAdapter(Measurement | None)
 _BOUNDS = [
-    (b'"case":{"backbone":', _after(Case, "backbone")),
-    (b'"method":', _after(Case, "method")),
-    (b'"workload":', b"}" + _after(Record, "case")),
-    (b'"environment":', _after(Record, "environment")),
-    (b'"measurement":', _after(Record, "measurement")),
+    (b',"case":{"backbone":', _after(Case, "backbone")),
+    (b',"method":', _after(Case, "method")),
+    (b',"workload":', b"}" + _after(Record, "case")),
+    (b',"environment":', _after(Record, "environment")),
 ]
-_CUT_OUT: dict[str, object] = {
-    "case": {"backbone": None, "method": None, "workload": None},
-    "environment": None,
-    "measurement": None,
-}
-"""What is left of the fields in them."""
+_FIELDS: dict[type[Frozen], set[str]] = {model: set(model.model_fields) for model in (Case, Record)}
+_IN_ORDER = dict.fromkeys(Record.model_fields)
+_Own = TypedDict(  # type: ignore[misc]
+    "_Own",
+    {
+        name: field.rebuild_annotation()
+        for name, field in Record.model_fields.items()
+        if name not in {"case", "environment"}
+    },
+)
+_OWN: TypeAdapter[dict[str, Any]] = TypeAdapter(
+    with_config(Record.model_config)(_Own)  # type: ignore[arg-type]
+)
+"""A record without what is looked up."""

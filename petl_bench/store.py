@@ -90,7 +90,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
-        with file.open("rb") as lines:
+        with file.open("rb", buffering=1 << 20) as lines:
             yield from parse_lines(lines, file, RecordReader())
     except OSError as error:
         raise UsageError(f"records: cannot read {file}: {error.strerror}") from None

@@ -1,6 +1,7 @@
 """A group's key result in one sentence."""
 
-from petl_bench.tables.frame import Row
+from petl_bench.record import Record
+from petl_bench.tables.frame import saving_percent, trainable_percent
 from petl_bench.tables.groups import Group, is_baseline
 from petl_bench.tables.summaries import percent
 from petl_bench.units import format_bytes
@@ -26,18 +27,17 @@ def finding(group: Group) -> str:
         return f"{needs}; no other method finished."
     if size >= whole:
         return f"No method saves memory: {needs}, full fine-tuning {format_bytes(whole)}."
-    return _saving_sentence(Row(least, whole), whole)
+    return _saving_sentence(least, whole)
 
 
-def _saving_sentence(row: Row, whole: int) -> str:
-    assert row.seen is not None
-    saved = percent(row.saving_percent or 0.0)
-    size = format_bytes(row.seen.peak_allocated_bytes)
-    trained = (
-        "" if row.trainable_percent is None else f", training {percent(row.trainable_percent)}"
-    )
-    parameters = " of the parameters" if trained else ""
+def _saving_sentence(record: Record, whole: int) -> str:
+    seen = record.measurement
+    assert seen is not None
+    saved = percent(saving_percent(seen.peak_allocated_bytes, whole) or 0.0)
+    size = format_bytes(seen.peak_allocated_bytes)
+    share = trainable_percent(seen)
+    trained = "" if share is None else f", training {percent(share)} of the parameters"
     return (
-        f"{row.record.label} saves most: {size} at peak instead of {format_bytes(whole)},"
-        f" {saved} less than full fine-tuning{trained}{parameters}."
+        f"{record.label} saves most: {size} at peak instead of {format_bytes(whole)},"
+        f" {saved} less than full fine-tuning{trained}."
     )

@@ -1,139 +1,137 @@
 """Records as rows of plain values, for programs; a number that is absent is null."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from statistics import median
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from pandas.api.extensions import ExtensionArray
 
 from petl_bench.garbage import collection_paused
-from petl_bench.record import Category, Phase, Record
+from petl_bench.record import Category, Measurement, Phase, Record
 from petl_bench.tables.groups import Group, GroupKeys, is_baseline
-
-STEP_PHASES = tuple(phase for phase in Phase if phase not in {Phase.LOAD, Phase.INITIALISE})
-
 
 Value = str | int | float | None
 
+STEP_PHASES = tuple(phase for phase in Phase if phase not in {Phase.LOAD, Phase.INITIALISE})
 
-class Row:
-    """A record beside the peak of its group's baseline; what several columns ask for, once."""
+_PHASES = (Phase.INITIALISE, *STEP_PHASES)
 
-    __slots__ = ("by_category", "by_phase", "case", "fit", "peak_bytes", "record", "seen", "whole")
-
-    def __init__(self, record: Record, whole: int | None = None) -> None:
-        self.record = record
-        self.case = record.case
-        self.whole = whole  # bytes that the baseline allocates at its peak
-        self.seen = seen = record.measurement  # None where the case did not finish
-        self.fit = seen.fit if seen else None
-        peaks = seen.peaks() if seen else {}
-        if seen and seen.initialise:
-            peaks[Phase.INITIALISE] = seen.initialise
-        self.by_phase = {phase: memory.peak_allocated_bytes for phase, memory in peaks.items()}
-        highest = seen.peak() if seen else None
-        self.peak_bytes = highest.peak_allocated_bytes if highest else None
-        self.by_category = highest.by_category if highest else None
-
-    @property
-    def trainable_percent(self) -> float | None:
-        """Of the backbone's parameters."""
-        # The LST paper's denominator: the backbone as it was, without what the method adds.
-        if self.seen is None or not self.seen.backbone_parameters:
-            return None
-        return 100 * self.seen.trainable_parameters / self.seen.backbone_parameters
-
-    @property
-    def saving_percent(self) -> float | None:
-        """Of the baseline's peak."""
-        return saving_percent(self.peak_bytes, self.whole)
-
-    @property
-    def samples_per_s(self) -> float | None:
-        """Measured; the median of the timed steps."""
-        if self.seen is None or not self.seen.step_times_s:
-            return None
-        return self.case.workload.batch_size / median(self.seen.step_times_s)
-
-    @property
-    def roofline_samples_per_s(self) -> float | None:
-        """Estimated."""
-        if self.seen is None or self.seen.roofline is None:
-            return None
-        return self.case.workload.batch_size / self.seen.roofline.step_s
-
-
-def _measured_column(name: str) -> tuple[str, Callable[[Row], Value]]:
-    def get(row: Row) -> int | None:
-        return getattr(row.seen, name) if row.seen else None
-
-    return "Int64", get
-
-
-def _phase_column(phase: Phase) -> tuple[str, Callable[[Row], Value]]:
-    return "Int64", lambda row: row.by_phase.get(phase)
-
-
-def _category_column(category: Category) -> tuple[str, Callable[[Row], Value]]:
-    def get(row: Row) -> int | None:
-        return None if row.by_category is None else row.by_category.get(category, 0)
-
-    return "Int64", get
-
-
-_COLUMNS: dict[str, tuple[str, Callable[[Row], Value]]] = {
-    "method": ("string", lambda row: row.case.method.name),
-    "label": ("string", lambda row: row.record.label),
-    "backbone": ("string", lambda row: row.case.backbone.name),
-    "dtype": ("string", lambda row: str(row.case.backbone.dtype)),
-    "attention": ("string", lambda row: str(row.case.backbone.attention)),
-    "batch_size": ("Int64", lambda row: row.case.workload.batch_size),
-    "source_length_tokens": ("Int64", lambda row: row.case.workload.source_length_tokens),
-    "target_length_tokens": ("Int64", lambda row: row.case.workload.target_length_tokens),
-    "mode": ("string", lambda row: str(row.case.workload.mode)),
-    "optimizer": ("string", lambda row: row.case.workload.optimizer),
-    "origin": ("string", lambda row: str(row.record.origin)),
-    "device": ("string", lambda row: row.record.environment.place),
-    "status": ("string", lambda row: str(row.record.status)),
-    "reason": ("string", lambda row: row.record.reason),
-    "requested_bytes": ("Int64", lambda row: row.record.requested_bytes),
-    "fits": ("boolean", lambda row: row.fit.refusal is None if row.fit else None),
-    "capacity_bytes": ("Int64", lambda row: row.fit.capacity_bytes if row.fit else None),
-    "total_parameters": _measured_column("total_parameters"),
-    "backbone_parameters": _measured_column("backbone_parameters"),
-    "trainable_parameters": _measured_column("trainable_parameters"),
-    "trainable_percent": ("Float64", lambda row: row.trainable_percent),
-    "peak_allocated_bytes": ("Int64", lambda row: row.peak_bytes),
-    "peak_reserved_bytes": _measured_column("peak_reserved_bytes"),
-    **{
-        f"peak_{phase}_allocated_bytes": _phase_column(phase)
-        for phase in (Phase.INITIALISE, *STEP_PHASES)
-    },
-    # What stays once the model stands; the step's peaks include it.
-    "load_allocated_bytes": (
-        "Int64",
-        lambda row: row.seen.load.end_allocated_bytes if row.seen else None,
-    ),
-    **{f"{category}_bytes": _category_column(category) for category in Category},
-    "saving_percent": ("Float64", lambda row: row.saving_percent),
-    "flops_per_step": _measured_column("flops_per_step"),
-    "samples_per_s": ("Float64", lambda row: row.samples_per_s),
-    "roofline_samples_per_s": ("Float64", lambda row: row.roofline_samples_per_s),
-    "case_id": ("string", lambda row: row.record.case_id),
+_COLUMNS = {  # with their types
+    "method": "string",
+    "label": "string",
+    "backbone": "string",
+    "dtype": "string",
+    "attention": "string",
+    "batch_size": "Int64",
+    "source_length_tokens": "Int64",
+    "target_length_tokens": "Int64",
+    "mode": "string",
+    "optimizer": "string",
+    "origin": "string",
+    "device": "string",
+    "status": "string",
+    "reason": "string",
+    "requested_bytes": "Int64",
+    "fits": "boolean",
+    "capacity_bytes": "Int64",
+    "total_parameters": "Int64",
+    "backbone_parameters": "Int64",
+    "trainable_parameters": "Int64",
+    "trainable_percent": "Float64",
+    "peak_allocated_bytes": "Int64",
+    "peak_reserved_bytes": "Int64",
+    **{f"peak_{phase}_allocated_bytes": "Int64" for phase in _PHASES},
+    "load_allocated_bytes": "Int64",
+    **{f"{category}_bytes": "Int64" for category in Category},
+    "saving_percent": "Float64",
+    "flops_per_step": "Int64",
+    "samples_per_s": "Float64",
+    "roofline_samples_per_s": "Float64",
+    "case_id": "string",
 }
 
 
-_OF_GROUP = {
+_OF_GROUP = (
     *("backbone", "dtype", "attention", "batch_size", "source_length_tokens"),
     *("target_length_tokens", "mode", "optimizer", "origin", "device"),
-}
-"""Columns that have one value in a whole group."""
+)
+_OF_RECORD = tuple(name for name in _COLUMNS if name not in {*_OF_GROUP, "saving_percent"})
+_PEAK = _OF_RECORD.index("peak_allocated_bytes")
+
+
+def _of_group(record: Record) -> tuple[Value, ...]:
+    """What `record` shares with its group, by the columns in `_OF_GROUP`."""
+    backbone, workload = record.case.backbone, record.case.workload
+    return (
+        backbone.name,
+        str(backbone.dtype),
+        str(backbone.attention),
+        workload.batch_size,
+        workload.source_length_tokens,
+        workload.target_length_tokens,
+        str(workload.mode),
+        workload.optimizer,
+        str(record.origin),
+        record.environment.place,
+    )
+
+
+def _of_record(record: Record) -> tuple[Value, ...]:
+    """What is its own, by the columns in `_OF_RECORD`."""
+    case, seen = record.case, record.measurement
+    return (
+        case.method.name,
+        record.label,
+        str(record.status),
+        record.reason,
+        record.requested_bytes,
+        *(_numbers(seen, case.workload.batch_size) if seen else _NO_NUMBERS),
+        record.case_id,
+    )
+
+
+def _numbers(seen: Measurement, batch_size: int) -> tuple[Value, ...]:
+    peaks = seen.peaks()
+    highest = max(peaks.values(), key=attrgetter("peak_allocated_bytes"))
+    by_category = highest.by_category
+    if seen.initialise is not None:
+        peaks[Phase.INITIALISE] = seen.initialise
+    return (
+        seen.fit.refusal is None if seen.fit else None,
+        seen.fit.capacity_bytes if seen.fit else None,
+        seen.total_parameters,
+        seen.backbone_parameters,
+        seen.trainable_parameters,
+        trainable_percent(seen),
+        highest.peak_allocated_bytes,
+        seen.peak_reserved_bytes,
+        *[peaks[phase].peak_allocated_bytes if phase in peaks else None for phase in _PHASES],
+        # What stays once the model stands; the step's peaks include it.
+        seen.load.end_allocated_bytes,
+        *[None if by_category is None else by_category.get(each, 0) for each in Category],
+        seen.flops_per_step,
+        batch_size / median(seen.step_times_s) if seen.step_times_s else None,
+        batch_size / seen.roofline.step_s if seen.roofline else None,
+    )
+
+
+_NO_NUMBERS = (None,) * (len(_OF_RECORD) - 6)
 
 
 def values(group: Group) -> list[dict[str, Value]]:
     """The group's records as plain values, by the column names of `to_frame`."""
     whole = peak_bytes(group.baseline)
-    rows = [Row(record, whole) for record in group.records]
-    return [{name: get(row) for name, (_, get) in _COLUMNS.items()} for row in rows]
+    return [
+        {
+            **dict(zip(_OF_GROUP, _of_group(record), strict=True)),
+            **dict(zip(_OF_RECORD, _of_record(record), strict=True)),
+            "saving_percent": saving_percent(peak_bytes(record), whole),
+        }
+        for record in group.records
+    ]
 
 
 def peak_bytes(record: Record | None) -> int | None:
@@ -153,35 +151,54 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
     numbers: list[int] = []  # of each record's group
     peaks: list[int | None] = []
     wholes: dict[int, int] = {}  # the newest baseline's peak, by group
-    columns: dict[str, list[Value]] = {name: [] for name in _COLUMNS}
-    adding = [(columns[name].append, get) for name, (_, get) in _COLUMNS.items()]
-    of_group = [adding[place] for place, name in enumerate(_COLUMNS) if name in _OF_GROUP]
-    of_record = [adding[place] for place, name in enumerate(_COLUMNS) if name not in _OF_GROUP]
+    of_groups: list[tuple[Value, ...]] = []
+    of_records: list[tuple[Value, ...]] = []
     with collection_paused():
         for record in records:
-            row = Row(record)
             number = members.setdefault(key_of(record), len(members))
+            if number == len(of_groups):
+                of_groups.append(_of_group(record))
+            row = _of_record(record)
+            peak = row[_PEAK]
+            assert peak is None or isinstance(peak, int)
+            if peak is not None and is_baseline(record):
+                wholes[number] = peak
+            of_records.append(row)
             numbers.append(number)
-            peaks.append(row.peak_bytes)
-            if is_baseline(record) and row.peak_bytes is not None:
-                wholes[number] = row.peak_bytes
-            for add, get in of_record:
-                add(get(row))
-            if len(columns["backbone"]) < len(members):
-                for add, get in of_group:
-                    add(get(row))
+            peaks.append(peak)
         # A baseline may come after what is compared with it.
-        columns["saving_percent"] = [
+        savings = [
             saving_percent(peak, wholes.get(number))
             for peak, number in zip(peaks, numbers, strict=True)
         ]
         arrays = {
-            name: pd.Series(columns[name], dtype=dtype).array
-            for name, (dtype, _) in _COLUMNS.items()
+            **{name: array.take(numbers) for name, array in _arrays(_OF_GROUP, of_groups).items()},
+            **_arrays(_OF_RECORD, of_records),
+            "saving_percent": _array(savings, _COLUMNS["saving_percent"]),
         }
-        for name in _OF_GROUP:
-            arrays[name] = arrays[name].take(numbers)
-        return pd.DataFrame(arrays)
+        return pd.DataFrame({name: arrays[name] for name in _COLUMNS})
+
+
+def _arrays(names: Sequence[str], rows: Sequence[Sequence[Value]]) -> dict[str, ExtensionArray]:
+    """The columns of these names, by what each row has for them."""
+    columns = zip(*rows, strict=True) if rows else [()] * len(names)
+    return {
+        name: _array(column, _COLUMNS[name]) for name, column in zip(names, columns, strict=True)
+    }
+
+
+def _array(column: Sequence[Value], dtype: str) -> ExtensionArray:
+    whole = dtype == "Int64" and None not in column
+    entries: Any = np.array(column, np.int64) if whole else column  # the quick way, where it goes
+    return pd.Series(entries, dtype=dtype).array
+
+
+def trainable_percent(seen: Measurement) -> float | None:
+    """Of the backbone's parameters."""
+    # The LST paper's denominator: the backbone as it was, without what the method adds.
+    if not seen.backbone_parameters:
+        return None
+    return 100 * seen.trainable_parameters / seen.backbone_parameters
 
 
 def saving_percent(peak: int | None, whole: int | None) -> float | None:

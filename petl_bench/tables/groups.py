@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from petl_bench.case import BASELINE_METHOD, Backbone, Frozen, Workload
-from petl_bench.record import Origin, Record
+from petl_bench.record import Environment, Origin, Record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +88,15 @@ class GroupKeys:
     def __call__(self, record: Record) -> tuple[str, ...]:
         """Equal for records that may be compared."""
         case = record.case
-        question = self._text(case.backbone), self._text(case.workload)
-        return record.origin, record.environment.place, *question
+        parts = record.environment, case.backbone, case.workload
+        return record.origin, *map(self._text, parts)
 
     def _text(self, part: Frozen) -> str:
-        if id(part) not in self._texts:
-            self._texts[id(part)] = part, part.model_dump_json()
-        return self._texts[id(part)][1]
+        known = self._texts.get(id(part))
+        if known is None:
+            text = part.place if isinstance(part, Environment) else part.model_dump_json()
+            known = self._texts[id(part)] = part, text
+        return known[1]
 
 
 def is_baseline(record: Record) -> bool:

@@ -141,13 +141,21 @@ def fake(monkeypatch):
     return FakeCuda(monkeypatch)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def make_case(tiny):
     def make(method="lora"):
         ((_, choice),) = parse_specs(method)
         return Case(backbone=backbones.find(str(tiny)), method=choice, workload=WORKLOAD)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def measured(make_case):
+    """LoRA's measurement, and what torch.cuda was asked for it; for tests that only look."""
+    with pytest.MonkeyPatch.context() as patch:
+        fake = FakeCuda(patch)
+        return cuda.measure(make_case()), fake.calls
 
 
 def runs_between(calls, first, last):
@@ -224,47 +232,44 @@ def test_a_measurement_has_the_measured_steps_with_all_phases_and_no_warm_up(
     assert measurement.load.peak_allocated_bytes == counters(1)["allocated_bytes.all.peak"]
 
 
-def test_each_profiled_phase_of_each_step_keeps_the_order(fake, make_case):
-    cuda.measure(make_case())
+def test_each_profiled_phase_of_each_step_keeps_the_order(measured):
+    _, calls = measured
     steps = WORKLOAD.warmup_steps + WORKLOAD.measured_steps
     one_step = ["step with CudaProfiler", *PROFILED_PHASE * len(PHASES)]
-    start = fake.calls.index("step with CudaProfiler")
-    assert fake.calls[start : start + steps * len(one_step)] == one_step * steps
-    assert fake.calls.count("step with CudaProfiler") == steps
+    start = calls.index("step with CudaProfiler")
+    assert calls[start : start + steps * len(one_step)] == one_step * steps
+    assert calls.count("step with CudaProfiler") == steps
 
 
-def test_the_timed_pass_runs_without_a_profiler_and_without_waiting(fake, make_case):
-    measurement = cuda.measure(make_case())
+def test_the_timed_pass_runs_without_a_profiler_and_without_waiting(measured):
+    measurement, calls = measured
     one_step = ["step with NoProfiler", *["body"] * len(PHASES), "event"]
-    timed = runs_between(fake.calls, "event", "event")
+    timed = runs_between(calls, "event", "event")
     assert timed == ["event", *one_step * WORKLOAD.timed_steps]
-    after = len(fake.calls) - fake.calls[::-1].index("event")
-    assert fake.calls[after] == "synchronize"
+    after = len(calls) - calls[::-1].index("event")
+    assert calls[after] == "synchronize"
     assert len(measurement.step_times_s) == WORKLOAD.timed_steps
 
 
-def test_milliseconds_of_events_become_seconds(fake, make_case):
-    del fake
-    assert cuda.measure(make_case()).step_times_s == (0.007,) * WORKLOAD.timed_steps
+def test_milliseconds_of_events_become_seconds(measured):
+    assert measured[0].step_times_s == (0.007,) * WORKLOAD.timed_steps
 
 
 def test_the_memory_of_the_process_is_read_before_the_first_tensor_and_after_the_last_step(
-    fake, make_case
+    measured,
 ):
-    measurement = cuda.measure(make_case())
+    measurement, calls = measured
     assert (measurement.context_bytes, measurement.device_used_bytes) == (1000, 2000)
-    first = fake.calls.index("device_used_bytes")
-    second = fake.calls.index("device_used_bytes", first + 1)
-    assert "assemble" not in fake.calls[:first]
-    assert "step with CudaProfiler" not in fake.calls[second:]
-    assert "step with NoProfiler" not in fake.calls[:second]
+    first = calls.index("device_used_bytes")
+    second = calls.index("device_used_bytes", first + 1)
+    assert "assemble" not in calls[:first]
+    assert "step with CudaProfiler" not in calls[second:]
+    assert "step with NoProfiler" not in calls[:second]
 
 
-def test_counts_and_flops_are_those_of_the_simulation(fake, make_case):
+def test_counts_and_flops_are_those_of_the_simulation(measured, make_case):
     from petl_bench.profilers.simulated.profiler import simulate
 
-    del fake
-    measured = cuda.measure(make_case())
     simulated = simulate(make_case(), cards.find(cards.DEFAULT_CARD))
     for name in (
         "total_parameters",
@@ -272,7 +277,7 @@ def test_counts_and_flops_are_those_of_the_simulation(fake, make_case):
         "trainable_parameters",
         "flops_per_step",
     ):
-        assert getattr(measured, name) == getattr(simulated, name), name
+        assert getattr(measured[0], name) == getattr(simulated, name), name
 
 
 # --------------------------------------------------------------------------------------------

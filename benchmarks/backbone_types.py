@@ -128,16 +128,16 @@ HEADS = {
     "classifier": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 }
 KINDS = {  # of failures: in whose words each is told, and what it means
-    "configuration": (
-        r"can be built of it|no default configuration|NoneType|must be",
-        "transformers' default for the type is none that runs: only its checkpoints' own are",
-    ),
     "library": (
         r"requires the \w+ library",
         "a part of the model is another library's, which is not installed here",
     ),
+    "configuration": (
+        r"can be built of it|no default configuration|NoneType|must be",
+        "transformers' default for the type is none that runs: only its checkpoints' own are",
+    ),
     "input": (
-        r"match target batch_size|is invalid for input of size|language|image|audio",
+        r"match target batch_size|is invalid for input of size|input_features|shape of the mask",
         "the model wants more than text, or makes another number of predictions than tokens",
     ),
     "values": (

@@ -190,8 +190,9 @@ def build(like: nn.Module, config: Any, number: int) -> nn.Module:
 
 
 def thin_norm(norm: Any, width: int) -> nn.Module:
-    """Of the same kind: one without vectors has no width, one with may have an epsilon."""
-    if not list(norm.parameters()):
+    """Of the same kind, which may know no width, and may have an epsilon to hand on."""
+    first, *_ = inspect.signature(type(norm)).parameters
+    if "eps" in first:
         return copy.deepcopy(norm)  # type: ignore[no-any-return]
     eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     made: nn.Module = type(norm)(width) if eps is None else type(norm)(width, eps=eps)

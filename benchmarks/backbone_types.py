@@ -61,7 +61,7 @@ Default configurations with two layers where that goes, batch 2, 64 tokens, each
 config.json ({versions}).
 Written by `python benchmarks/backbone_types.py`, which goes on where it was stopped; its answers
 are in [backbones.jsonl](backbones.jsonl). `types` is how many transformers have, `asked` how many
-of them were run.
+of them were run, a method's column how many ran of those asked.
 
 | head | types | asked | {methods} |
 |---|---:|---:|---:|---:|---:|
@@ -128,16 +128,16 @@ HEADS = {
     "classifier": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 }
 KINDS = {  # of failures: in whose words each is told, and what it means
-    "configuration": (
-        r"can be built of it|no default configuration|NoneType|must be",
-        "transformers' default for the type is none that runs: only its checkpoints' own are",
-    ),
     "library": (
         r"requires the \w+ library",
         "a part of the model is another library's, which is not installed here",
     ),
+    "configuration": (
+        r"can be built of it|no default configuration|NoneType|must be",
+        "transformers' default for the type is none that runs: only its checkpoints' own are",
+    ),
     "input": (
-        r"match target batch_size|is invalid for input of size|language|image|audio",
+        r"match target batch_size|is invalid for input of size|input_features|shape of the mask",
         "the model wants more than text, or makes another number of predictions than tokens",
     ),
     "values": (
@@ -240,10 +240,12 @@ def page(found: Mapping[tuple[str, str], Mapping[str, str]]) -> str:
     counted: dict[str, set[tuple[str, str]]] = {}
     for head, mapping in HEADS.items():
         of_head = {kind: answer for (kind, named), answer in found.items() if named == head}
-        counts = [sum(a.get(method) == "ok" for a in of_head.values()) for method in METHODS]
-        rows.append(
-            f"| {head} | {len(mapping)} | {len(of_head)} | {' | '.join(map(str, counts))} |"
-        )
+        counts = [
+            f"{sum(a[m] == 'ok' for a in of_head.values() if m in a)} of "
+            f"{sum(m in a for a in of_head.values())}"
+            for m in METHODS
+        ]
+        rows.append(f"| {head} | {len(mapping)} | {len(of_head)} | {' | '.join(counts)} |")
         for kind, answer in sorted(of_head.items()):
             for reason, methods in by_reason(answer).items():
                 sort = sort_of(reason)
@@ -302,7 +304,8 @@ def main() -> None:
     known = answers()
     gc.freeze()  # the collections of children pass over what they were born with
     for kind, head in cells():
-        if kind in again or (not again and (kind, head) not in known):
+        missing = set(METHODS) - known.get((kind, head), {}).keys()
+        if kind in again or (not again and missing):
             found = in_a_process(kind, head)
             with ANSWERS.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([kind, head, found]) + "\n")

@@ -81,7 +81,8 @@ class Auto:
         }
         if self.peft_task == "SEQ_CLS":
             kept["num_labels"] = shape.labels(config)
-        if "vocab_size" in kept or not any(isinstance(part, dict) for part in kept.values()):
+        nested = any(isinstance(part, dict) for part in kept.values())
+        if "vocab_size" in kept or (not nested and _has_vocabulary(str(kept["model_type"]))):
             shape.read(kept, {"vocab_size": shape.REQUIRED})  # else it is a part's, or its default
         parsed = _parsed(kept)
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
@@ -166,6 +167,15 @@ def _parsed(config: Mapping[str, Any]) -> Any:
         return AutoConfig.for_model(str(model_type), **others)
     finally:
         logging.set_verbosity(verbosity)
+
+
+@cache
+def _has_vocabulary(model_type: str) -> bool:
+    """Whether an architecture has one of this name: FSMT has two, CANINE reads characters."""
+    try:
+        return hasattr(_parsed({"model_type": model_type}), "vocab_size")
+    except Exception:  # noqa: BLE001 - no default configuration, in ways of their own
+        return True
 
 
 @cache

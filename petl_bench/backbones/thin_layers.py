@@ -25,7 +25,8 @@ MASK = "attention_mask"
 _ANGLES = "position_embeddings"
 _TABLE = "rel_embeddings"
 _CACHES = ("past_key_values", "layer_past", "past_key_value")
-_NO_WIDTH = (MASK, "position_ids", "cache_position", "relative_pos", "alibi")
+_POSITIONS = "position_ids"
+_NO_WIDTH = (MASK, _POSITIONS, "cache_position", "relative_pos", "alibi")
 # Another encoder's states have a width; a stack of these layers has no other encoder.
 _LEFT_OUT = (
     "use_cache",
@@ -58,6 +59,8 @@ def arguments(layer: nn.Module) -> tuple[str, ...] | None:
     """What `layer` is called with after its state, in order; None if any of it is unknown."""
     first, *others = inspect.signature(layer.forward).parameters
     known = {_ANGLES, _TABLE, *_CACHES, *_NO_WIDTH, *_LEFT_OUT}
+    if _ANGLES in others and _POSITIONS not in others:
+        return None  # angles of a thin head come from positions
     return tuple(others) if first == STATE and known.issuperset(others) else None
 
 
@@ -156,7 +159,7 @@ class ThinLayers(ThinStack):
         kind = self._types[index] if several and self._types is not None else None
         if kind not in self._angles:
             named = {} if kind is None else {"layer_type": kind}
-            self._angles[kind] = self.rotary_emb(state_BTd, kwargs["position_ids"], **named)
+            self._angles[kind] = self.rotary_emb(state_BTd, kwargs[_POSITIONS], **named)
         return self._angles[kind]
 
     def _table(self) -> torch.Tensor | None:
@@ -190,8 +193,9 @@ def build(like: nn.Module, config: Any, number: int) -> nn.Module:
 
 
 def thin_norm(norm: Any, width: int) -> nn.Module:
-    """Of the same kind: one without vectors has no width, one with may have an epsilon."""
-    if not list(norm.parameters()):
+    """Of the same kind, which may know no width, and may have an epsilon to hand on."""
+    first, *_ = inspect.signature(type(norm)).parameters
+    if "eps" in first:
         return copy.deepcopy(norm)  # type: ignore[no-any-return]
     eps = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     made: nn.Module = type(norm)(width) if eps is None else type(norm)(width, eps=eps)

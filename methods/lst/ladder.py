@@ -25,6 +25,7 @@ class Ladder(nn.Module):
         dims = ports.dims
         D, d = dims.hidden_size, config.side_width(dims.hidden_size)
         self.config = config
+        self.reads_tokens = ports.head_reads == "tokens"
         self.stacks = nn.ModuleDict(
             {stack.name: SideStack(stack, dims, config) for stack in ports.stacks}
         )
@@ -63,10 +64,14 @@ class Ladder(nn.Module):
         return mu * exit_BTD + (1 - mu) * hidden_BTD
 
     def scores(self, side_BTd: torch.Tensor, *read: torch.Tensor) -> torch.Tensor:
-        """The task head's scores, [B, labels]; `read` is what the backbone's would have read."""
+        """The task head's scores, [B, labels], or of every token, [B, T, labels].
+
+        `read` is what the backbone's head would have read.
+        """
         assert self.head is not None
         if self.config.head == "side":
-            return self.head(side_BTd[:, 0])  # type: ignore[no-any-return]
+            state = side_BTd if self.reads_tokens else side_BTd[:, 0]
+            return self.head(state)  # type: ignore[no-any-return]
         return self.head(*read)  # type: ignore[no-any-return]
 
     def forget(self) -> None:

@@ -87,8 +87,9 @@ class _Fold:
         self.choices = ids.shape[1] if ids is not None and ids.dim() == _FOLDED else None
         if self.choices is None:
             return args, batch
-        folded = {k: v.flatten(0, 1) if _is(v, _FOLDED) else v for k, v in batch.items()}
-        return args, folded
+        tensors = {k: v for k, v in batch.items() if isinstance(v, torch.Tensor)}
+        folded = {k: v.flatten(0, 1) for k, v in tensors.items() if v.dim() == _FOLDED}
+        return args, batch | folded
 
     def _unfold(
         self, model: nn.Module, args: tuple[Any, ...], batch: dict[str, Any]
@@ -96,17 +97,11 @@ class _Fold:
         del model
         if self.choices is None:
             return args, batch
-        unfolded = {
-            name: value.unflatten(0, (-1, self.choices))
-            if name != "labels" and isinstance(value, torch.Tensor)
-            else value
-            for name, value in batch.items()
-        }
-        return args, unfolded
+        tensors = {k: v for k, v in batch.items() if isinstance(v, torch.Tensor)}
+        # Texts and their masks: a label an example, [B], is not folded.
+        folded = {k: v for k, v in tensors.items() if v.dim() >= _FOLDED - 1}
+        unfolded = {k: v.unflatten(0, (-1, self.choices)) for k, v in folded.items()}
+        return args, batch | unfolded
 
 
-_FOLDED = 3  # dimensions of a batch of texts, several an example
-
-
-def _is(value: Any, dimensions: int) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() == dimensions
+_FOLDED = 3  # dimensions of texts, several an example

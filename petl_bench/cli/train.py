@@ -22,8 +22,8 @@ def train(  # noqa: PLR0917 - one parameter an option
     task: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(TASKS)}. reviews, bbc and reviews-zh come in packages; sentence and"
-            " pair are your own, with --data.",
+            help=f"{', '.join(TASKS)}. reviews, bbc, reviews-zh and easy-vqa come in packages;"
+            " sentence and pair are your own, with --data.",
         ),
     ] = "reviews",
     backbone: Annotated[

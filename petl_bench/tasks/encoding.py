@@ -25,9 +25,7 @@ from petl_bench.tasks.vision.features import Features
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
 """What a tokenizer cannot be without; transformers make up an empty one."""
 
-_TARGETS = {
-    Kind.SPAN: ("start_positions", "end_positions"),
-}
+_OF_A_SPAN = ["start_positions", "end_positions"]
 _NO_CHOICE = "无效答案"  # CLUE's baseline: where an example has fewer than others
 _OVERLAP = 4  # windows share this part of their tokens
 _MOST_CHARACTERS = 20  # of a token, where a text is cut before it is tokens
@@ -41,11 +39,6 @@ of one that cannot be in an answer.
 
 
 Offsets = list[tuple[int, int] | None]
-
-
-def targets(task: Task) -> list[str]:
-    """Names of what is asked for, in an encoder's batch."""
-    return list(_TARGETS.get(task.kind, ("labels",)))
 
 
 def length(encoded: dict[str, Any]) -> int:
@@ -84,6 +77,12 @@ class Encoder:
         if task.kind in {Kind.SPAN, Kind.ENTITIES} and not self.tokenizer.is_fast:
             raise UsageError(f"backbone: {task.name} needs the fast tokenizer of {folder}")
 
+    @property
+    def targets(self) -> list[str]:
+        """Names of what is asked for, in a batch."""
+        in_text = self.answers is not None or self.task.kind is not Kind.SPAN
+        return ["labels"] if in_text else _OF_A_SPAN
+
     def encode(
         self, examples: Sequence[Example], max_length_tokens: int, *, trains: bool = False
     ) -> Encoded:
@@ -106,7 +105,7 @@ class Encoder:
 
     def collate(self, examples: Encoded) -> dict[str, torch.Tensor]:
         """A batch of encoded examples, padded to the longest."""
-        names = {*self.tokenizer.model_input_names, *targets(self.task)}
+        names = {*self.tokenizer.model_input_names, *self.targets}
         taken = [{k: v for k, v in example.items() if k in names} for example in examples]
         if self.answers is not None:
             batch = dict(DataCollatorForSeq2Seq(self.tokenizer)(taken))

@@ -173,7 +173,7 @@ _CLUE = (
     Task(
         name="wsc",
         texts=("text",),
-        labels=("true", "false"),
+        labels=("true", "false"),  # in the order of the hub's ClassLabel, so 0 is true
         adapt=marked_spans,
         hub=Hub(path="clue/clue", config="cluewsc2020", validation=None, test="validation"),
         backbone=_OF_CHINESE,

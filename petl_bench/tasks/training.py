@@ -30,13 +30,13 @@ from petl_bench.case import Backbone
 from petl_bench.method import attach
 from petl_bench.method_spec import validated_config
 from petl_bench.tasks.answers import Answers
-from petl_bench.tasks.encoding import Encoded, Encoder, targets
+from petl_bench.tasks.encoding import Encoded, Encoder
 from petl_bench.tasks.energy import consumed_j, spent_j
 from petl_bench.tasks.metrics import score
 from petl_bench.tasks.quiet import quiet
 from petl_bench.tasks.record import Evaluation, Outcome, Trial
 from petl_bench.tasks.scoring import Scorer
-from petl_bench.tasks.task import Kind, Task
+from petl_bench.tasks.task import Kind
 from petl_bench.tasks.weights import answers_in_text
 from petl_bench.training import trainable
 
@@ -65,13 +65,13 @@ def train(
     """
     set_seed(trial.seed)  # of the new head, and of what the method adds
     model = _trainee(trial, encoder.folder)
-    task = encoder.task
     validation, test = scorers["validation"], scorers["test"]
+    tags = encoder.task.kind is Kind.ENTITIES and encoder.answers is None
     watch = _Watch(model, progress)
     with TemporaryDirectory() as scratch:
         trainer = _Trainer(
             model=model,
-            args=_arguments(trial, task, scratch),
+            args=_arguments(trial, encoder.targets, scratch),
             train_dataset=examples,
             eval_dataset=validation.split.encoded,
             data_collator=encoder.collate,
@@ -80,7 +80,7 @@ def train(
                 f"{_PREFIX}{name}": value
                 for name, value in validation.of(found.predictions).items()
             },
-            preprocess_logits_for_metrics=_likeliest if task.kind is Kind.ENTITIES else None,
+            preprocess_logits_for_metrics=_likeliest if tags else None,
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)  # which prints to stdout
@@ -146,7 +146,7 @@ def _initialise(trial: Trial, model: nn.Module, examples: Encoded, collate: Any)
     initialise(model, ({k: v.to(device) for k, v in collate([each]).items()} for each in drawn))
 
 
-def _arguments(trial: Trial, task: Task, folder: str) -> Any:
+def _arguments(trial: Trial, label_names: list[str], folder: str) -> Any:
     recipe = trial.recipe
     arguments = TrainingArguments(
         output_dir=folder,
@@ -165,7 +165,7 @@ def _arguments(trial: Trial, task: Task, folder: str) -> Any:
         save_strategy="no",  # _Watch keeps the best weights
         logging_strategy="no",  # and the losses
         report_to=[],
-        label_names=targets(task),
+        label_names=label_names,
         remove_unused_columns=False,
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),

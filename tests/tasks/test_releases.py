@@ -232,10 +232,10 @@ def test_questions_and_annotations_become_examples(folder):
     assert first.label.count(first.label[0]) == 8
     found = splits.load(find("caption"), folder, folder / "grid.safetensors")
     assert found.train[:2] == [
-        Example((), ("a red one",), ("0",)),
-        Example((), ("the red one",), ("0",)),
+        Example((), ("a red shape",), ("0",)),
+        Example((), ("the red shape",), ("0",)),
     ]
-    assert found.test[0] == Example((), ("a red one", "the red one"), ("0",))
+    assert found.test[0] == Example((), ("a red shape", "the red shape"), ("0",))
 
 
 def test_gqa_and_nlvr2_are_read_as_released(tmp_path):

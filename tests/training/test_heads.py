@@ -76,9 +76,7 @@ def test_a_head_is_transformers_own_and_counted(family, head):
 
 def test_what_has_no_such_head_says_what_has():
     other = Backbone(name="other", family="auto-sequence-classification", config={})
-    with pytest.raises(
-        UsageError, match="no head for question-answering here; take"
-    ):
+    with pytest.raises(UsageError, match="no head for question-answering here; take"):
         backbones.with_head(other, Head.QUESTION_ANSWERING, 2)
 
 

@@ -137,7 +137,7 @@ def _safetensors(path: Path) -> _Opened:
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415 - only for such a file
 
     try:
-        file = safe_open(path, framework="numpy")
+        file: Any = safe_open(path, framework="numpy")
     except SafetensorError as error:
         raise ValueError(error) from None
     return list(file.keys()), file.get_tensor

@@ -15,6 +15,8 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -68,12 +70,16 @@ its estimated time too long.
 
 `peft:adamss` needs scikit-learn. It clusters the weights, which are random here: its parts have
 other sizes than a trained model's, not another sum. `peft:xlora` mixes two new LoRA adapters, or
-those of its field `adapters`, a folder or a spec each: {"0": "FOLDER", "1": "peft:lora[r=16]"}."""
+those of its field `adapters`, a folder or a spec each: {"0": "FOLDER", "1": "peft:lora[r=16]"}. It
+is refused on encoder-decoders, where peft's own X-LoRA fails, too."""
 CARD = cards.find(cards.DEFAULT_CARD)
+LIBRARIES = {"peft:adamss": "sklearn.cluster"}  # that a type has of its own
 
 
 def simulated(name: str) -> dict[str, Any]:
     """What one type needs, or why that is not known."""
+    with suppress(ImportError):
+        import_module(LIBRARIES.get(name, "peft"))
     begin = time.process_time()
     try:
         (planned,) = [cell for cell in Suite(methods=[name], **AXES).plan() if cell.label == name]

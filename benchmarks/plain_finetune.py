@@ -1,7 +1,7 @@
 """Full fine-tuning as anyone would script it with transformers, beside `petl-bench train`.
 
 python -m benchmarks.plain_finetune TASK [--data DIR] [--backbone NAME] [--seeds 0,1,2]
-    [--epochs 3] [--batch-size 100] [--learning-rate 1e-4]
+    [--epochs 3 | --max-steps 150] [--batch-size 100] [--learning-rate 1e-4]
 
 Splits, texts and labels are those of `petl-bench train`; from there on nothing is ours: tokenizer,
 model, a loop over a DataLoader, AdamW, a linear schedule with a warm-up of a tenth, gradients
@@ -12,6 +12,7 @@ seed, and the mean. Of classifications scored by accuracy.
 import argparse
 import copy
 import json
+from itertools import islice
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -39,6 +40,7 @@ def main():
     parser.add_argument("--backbone")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--max-steps", type=int, help="so many steps of one epoch, instead")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     asked = parser.parse_args()
@@ -87,13 +89,16 @@ def finetune(data: splits.Splits, folder: Path, seed: int, asked: argparse.Names
         return right / len(examples)
 
     training = loader(data.train, shuffle=True)
-    steps = asked.epochs * len(training)
+    epochs, steps_per_epoch = asked.epochs, len(training)
+    if asked.max_steps:
+        epochs, steps_per_epoch = 1, min(asked.max_steps, steps_per_epoch)
+    steps = epochs * steps_per_epoch
     optimizer = torch.optim.AdamW(model.parameters(), lr=asked.learning_rate, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, min(500, steps // 10), steps)
     best, best_weights = -1.0, {}
-    for _ in range(asked.epochs):
+    for _ in range(epochs):
         model.train()
-        for batch, labels in training:
+        for batch, labels in islice(training, steps_per_epoch):
             model(**batch, labels=labels).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -167,7 +167,7 @@ def attach(model: nn.Module, ports: Ports, config: PrefixConfig) -> nn.Module:
     for sublayer in ports.sublayers:
         if sublayer.kind is not SublayerKind.FEED_FORWARD:
             group = attentions.setdefault(f"{sublayer.stack}_{sublayer.kind}", [])
-            group.append(parents[sublayer.projections["k"]])
+            group.append(parents[next(iter(sublayer.projections.values()))])
     if not attentions:
         raise ValueError("prefix: no attention sublayers")
     device = ports.like.device
@@ -204,6 +204,13 @@ def trainable_parameters(dims: Dims, config: PrefixConfig) -> int:
     return total
 
 
+def unsupported(dims: Dims, config: PrefixConfig) -> str | None:
+    """Unknown layers, or attention whose place nothing can take."""
+    if dims.stacks and not dims.named_attention:
+        return "its attention is not one that transformers look up by name, so none sees a prefix"
+    return needs_ports(dims, config)
+
+
 METHOD = Method(
     name="prefix",
     title="Prefix tuning",
@@ -211,6 +218,6 @@ METHOD = Method(
     config=PrefixConfig,
     attach=attach,
     trainable_parameters=trainable_parameters,
-    unsupported=needs_ports,
+    unsupported=unsupported,
     checkpoint=checkpoint,
 )

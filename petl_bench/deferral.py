@@ -176,6 +176,12 @@ class _View(NamedTuple):
 _Bytes = Mapping[_State, torch.UntypedStorage]
 
 
+def _view(state: _State, tensor: torch.Tensor) -> _View:
+    """`tensor`, whose storage is in `state`."""
+    offset = int(tensor.storage_offset())
+    return _View(state, tensor.dtype, tensor.size(), tensor.stride(), offset)
+
+
 @dataclass(frozen=True, eq=False)
 class _Call:
     """An operator with its arguments as they were."""
@@ -227,32 +233,43 @@ class _Note(NamedTuple):
     place: tuple[int | _View, ...]
     value: float
 
+    @property
+    def key(self) -> int:
+        return hash((self.target.key, *map(_place_key, self.place), self.value))
+
 
 @dataclass(eq=False, slots=True)
 class _Notes:
-    """The first `count` of the numbers that were written one after the other."""
+    """Numbers that were written one after the other to what held `before`."""
 
-    notes: list[_Note]  # longer if more were written since
-    count: int
+    before: _State
+    notes: list[_Note]
 
     @property
     def reads(self) -> list[_State]:
         """The state before the first of them, and those that say the places."""
-        first, *_ = notes = self.notes[: self.count]
-        views = {id(at.state): at.state for note in notes for at in note.place if _is_view(at)}
-        return [first.target.state, *views.values()]
+        views = {id(at.state): at.state for note in self.notes for at in note.place if _is_view(at)}
+        return [self.before, *views.values()]
 
     def written(self, storages: _Bytes) -> list[torch.UntypedStorage]:
         """What the storage holds after them; `storages` stay as they are."""
-        storage = storages[self.notes[0].target.state].clone()
-        for target, place, value in self.notes[: self.count]:
+        storage = storages[self.before].clone()
+        for target, place, value in self.notes:
             found = [_place(at, storages) for at in place]
             target.on(storage)[tuple(found)] = value
         return [storage]
 
+    def end(self) -> _State:
+        """What the storage holds when nothing more is noted."""
+        return _State(self, 0, hash(tuple(note.key for note in self.notes)))
+
 
 def _place(at: int | _View, storages: _Bytes) -> int:
     return int(at.on(storages[at.state])) if isinstance(at, _View) else at
+
+
+def _place_key(at: int | _View) -> int:
+    return at.key if _is_view(at) else hash(at)
 
 
 def _is_view(at: Any) -> TypeGuard[_View]:
@@ -267,6 +284,7 @@ class _Recorder(TorchDispatchMode):
         # By the storage's address; the storage is kept, or its address would be given again.
         self._states: dict[int, tuple[torch.UntypedStorage, _State]] = {}
         self._holding: dict[int, tuple[torch.UntypedStorage, int, _State]] = {}
+        self._noting: dict[int, _Notes] = {}  # by the storage's address, until it is asked about
         self._small: dict[int, torch.UntypedStorage] = {}  # by their states' keys
         self._answers: dict[int, Any] = {}  # of calls without a meta kernel, by their keys
         self._told: dict[int, torch.Tensor] = {}  # data that was asked for, by the questions' keys
@@ -306,17 +324,11 @@ class _Recorder(TorchDispatchMode):
                     at.append(self._view(index))
                 else:
                     return False
-            note = _Note(self._view(target), tuple(at), value)
-            before = note.target.state
-            log = before.origin
-            if not isinstance(log, _Notes) or len(log.notes) != log.count:
-                log = _Notes([], 0)  # nobody else may add to another's
-            log.notes.append(note)
-            keys = [index.key if _is_view(index) else index for index in at]
-            key = hash((note.target.key, *keys, value))
-            state = _State(_Notes(log.notes, len(log.notes)), 0, key)
-            storage = target.untyped_storage()
-            self._states[storage._cdata] = (storage, state)  # noqa: SLF001 - its address
+            address = target.untyped_storage()._cdata  # noqa: SLF001 - it has no public name
+            if address not in self._noting:
+                self._noting[address] = _Notes(self._state(target), [])
+            notes = self._noting[address]
+            notes.notes.append(_Note(_view(notes.before, target), tuple(at), value))
         return True
 
     def _dispatch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -389,10 +401,7 @@ class _Recorder(TorchDispatchMode):
         return _Call(func, tuple(leaves), spec, draw, hash((draw, *keys)))
 
     def _view(self, tensor: torch.Tensor) -> _View:
-        state = self._state(tensor)
-        return _View(
-            state, tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset())
-        )
+        return _view(self._state(tensor), tensor)
 
     def _state(self, tensor: torch.Tensor) -> _State:
         storage = tensor.untyped_storage()
@@ -403,6 +412,8 @@ class _Recorder(TorchDispatchMode):
             # It was there before: its values count as random, equal for equal sizes.
             key = hash((storage.nbytes(), tensor.dtype))
             self._states[address] = (storage, _State(_random(tensor), 0, key))
+        elif notes := self._noting.pop(address, None):
+            self._states[address] = (storage, notes.end())
         return self._states[address][1]
 
     def _held(self, storage: torch.UntypedStorage, version: int) -> _State:

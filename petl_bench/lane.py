@@ -20,6 +20,8 @@ from petl_bench.record import Environment, Origin, Record
 
 START_TIMEOUT_S = 300.0  # importing torch from a cold disk
 CASE_TIMEOUT_S = 1800.0
+SPARE_PROCESSORS = 8
+"""Of which a measurement's own host work leaves enough for another worker's imports."""
 
 
 class WorkerDiedError(RuntimeError):
@@ -74,6 +76,7 @@ class Worker:
             WorkerDiedError: it did not come up.
         """
         if self._environment is None:
+            self._send("")
             self._environment = Environment.model_validate_json(self._line(START_TIMEOUT_S))
         return self._environment
 
@@ -85,15 +88,18 @@ class Worker:
             KeyboardInterrupt: the user did.
         """
         assert self.environment is not None
-        assert self._process.stdin is not None
         # What it said of earlier cases does not explain how this one ends.
         self._said_before = os.fstat(self._stderr.fileno()).st_size
+        self._send(job.model_dump_json())
+        return Record.model_validate_json(self._line(CASE_TIMEOUT_S))
+
+    def _send(self, line: str) -> None:
+        assert self._process.stdin is not None
         try:
-            self._process.stdin.write(job.model_dump_json() + "\n")
+            self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._end() from None
-        return Record.model_validate_json(self._line(CASE_TIMEOUT_S))
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -128,13 +134,15 @@ class Lane:
     """A place for one worker at a time.
 
     A simulating worker serves any card and era until it dies; a measuring one serves one case,
-    so that its memory is not the next one's.
+    so that its memory is not the next one's. Where there are processors enough, the next one
+    imports meanwhile, which takes longer than most cases; it opens the device in its turn alone.
     """
 
     def __init__(self, device: str | None = None) -> None:
         """Have workers see the CUDA device called `device` alone; None: what this process sees."""
         self._device = device
         self._worker: Worker | None = None
+        self._spare: Worker | None = None
         self._serves: tuple[Origin, str] | None = None
         self._closed = False
         self._opening = threading.Lock()
@@ -149,20 +157,23 @@ class Lane:
             worker = self._worker_for(job.place)
             if job.task is None:
                 return Answer(environment=worker.environment)
+            if job.place.origin is Origin.MEASURED and _processors() >= SPARE_PROCESSORS:
+                self._prepare(job.place)
             record = worker.run(job)
         except WorkerDiedError as error:
-            self._stop()
+            self._stop_worker()
             return Answer(lost=str(error), again=not isinstance(error, WorkerSilentError))
         if job.place.origin is Origin.MEASURED:
-            self._stop()
+            self._stop_worker()
         return Answer(record=record)
 
     def kill(self) -> None:
         """End the job under way, from another thread, and take no other."""
         with self._opening:
             self._closed = True
-            if self._worker is not None:
-                self._worker.kill()
+            for worker in (self._worker, self._spare):
+                if worker is not None:
+                    worker.kill()
 
     def close(self) -> None:
         """Let the worker go."""
@@ -177,16 +188,36 @@ class Lane:
             if self._closed:
                 raise WorkerDiedError("its lane was closed")
             if self._worker is None:
-                variables = worker_variables(place.allocator_settings)
-                if self._device is not None:
-                    variables["CUDA_VISIBLE_DEVICES"] = self._device
-                self._worker, self._serves = Worker(place.origin, variables), serves
+                self._worker = self._spare or self._start(place)
+                self._spare, self._serves = None, serves
             return self._worker
 
-    def _stop(self) -> None:
+    def _prepare(self, place: Place) -> None:
+        with self._opening:
+            if self._spare is None and not self._closed:
+                self._spare = self._start(place)
+
+    def _start(self, place: Place) -> Worker:
+        variables = worker_variables(place.allocator_settings)
+        if self._device is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = self._device
+        return Worker(place.origin, variables)
+
+    def _stop_worker(self) -> None:
         if self._worker is not None:
             self._worker.stop()
-        self._worker = self._serves = None
+        self._worker = None
+
+    def _stop(self) -> None:
+        self._stop_worker()
+        if self._spare is not None:
+            self._spare.stop()
+        self._spare = self._serves = None
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _here = threading.local()

@@ -1,8 +1,8 @@
 """The process that runs cases: one JSON document a line in, one out.
 
-It greets with its environment, then answers each job with a record. Whatever a library prints
-goes to stderr, so that nothing but documents reaches the parent. A simulating worker serves many
-cases; a measuring one is asked once and thrown away.
+It imports, greets with its environment once it is told to, then answers each job with a record.
+Whatever a library prints goes to stderr, so that nothing but documents reaches the parent. A
+simulating worker serves many cases; a measuring one is asked once and thrown away.
 """
 
 import gc
@@ -30,9 +30,10 @@ PARENT_CHECK_S = 1.0
 
 def serve(origin: Origin, jobs: IO[str], answers: IO[str]) -> None:
     """Answer jobs, each with a task, until there are no more."""
+    _warm_up()
+    jobs.readline()  # its turn has come: until then a spare has nothing of the device
     here = measured_environment() if origin is Origin.MEASURED else processor_environment()
     _send(answers, here.model_dump_json())
-    _warm_up()
     for line in jobs:
         job = Job.model_validate_json(line)
         assert job.task is not None

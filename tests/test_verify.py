@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 
 from petl_bench import cards, registry
+from petl_bench.case import Attention, Autocast
 from petl_bench.cli import main
 from petl_bench.cli import verify as command
 from petl_bench.environment import allocator_options
 from petl_bench.errors import UsageError
 from petl_bench.record import Fit, Origin, Phase, Record, Status
 from petl_bench.store import read_records
-from petl_bench.suite import PlannedCase, Suite, load_suite
+from petl_bench.suite import PlannedCase, Suite
 from petl_bench.tables import to_markdown
-from petl_bench.units import GIB
+from petl_bench.units import GIB, MIB, format_bytes
 from petl_bench.verify.errors import WHOLE_STEP, Counter, verify
 from petl_bench.verify.pairs import Pair, newest, pair_up
 from petl_bench.verify.tables import case_name, case_tables, finding, overview
 
 A100 = "NVIDIA A100-SXM4-80GB"
 CARDS = {A100: "a100-80gb"}
-SUITES = sorted((Path(__file__).parent.parent / "benchmarks" / "gpu").glob("*.toml"))
 
 
 @pytest.fixture
@@ -61,6 +61,11 @@ def without_numbers(record, status, reason="a reason"):
     return Record.model_validate(
         {**record.model_dump(), "status": status, "reason": reason, "measurement": None}
     )
+
+
+def titled(title, verification):
+    (table,) = (table for table in overview(verification) if table.title == title)
+    return table
 
 
 # Numbers
@@ -131,7 +136,7 @@ def test_methods_that_sort_otherwise_are_named_with_what_lies_between_them(made_
     ]
     (ranking,) = verify(pairs).rankings
     assert ranking.swapped == (("adapter", "lora", 0.25),)
-    table = overview(verify(pairs))[-1]
+    table = titled("Order of the methods by peak allocated", verify(pairs))
     texts = [cell.text for cell in table.rows[0]][1:]
     assert texts == ["3", "2 of 3", "adapter and lora (measured 25.00 % apart)"]
 
@@ -286,7 +291,7 @@ def test_the_tables_as_markdown(made_up_pair):
         made_up_pair(10 * GIB, 9 * GIB, "lora", label="lora[r=8]"),
     ]
     verification = verify(pairs)
-    summary, ranking = overview(verification)
+    summary, ranking, _ = overview(verification)
     page = [to_markdown(summary).splitlines()[:6], to_markdown(ranking).splitlines()]
     (cases,) = case_tables(verification, phases=True)
     page.append(to_markdown(cases).splitlines()[:6])
@@ -333,7 +338,89 @@ def test_the_finding_says_what_matters(five_pairs, made_up_pair):
 
 
 def test_a_case_name_is_what_tells_cases_of_a_suite_apart(made_up_record):
-    assert case_name(made_up_record("lora", label="lora[r=8]")).startswith("lora[r=8] on t5-base")
+    record = made_up_record("lora", label="lora[r=8]")
+    assert case_name(record) == "lora[r=8] on t5-base, fp32, batch 100"
+    backbone = record.case.backbone.model_copy(update={"attention": Attention.SDPA})
+    told = {"autocast": Autocast.BF16, "checkpointing": True}
+    workload = record.case.workload.model_copy(update=told)
+    case = record.case.model_copy(update={"backbone": backbone, "workload": workload})
+    assert case_name(record.model_copy(update={"case": case})) == (
+        "lora[r=8] on t5-base, fp32, batch 100, sdpa, autocast bf16, checkpointing"
+    )
+
+
+# Times and contexts
+
+
+def timed(pair, measured_s, estimated_s):
+    """`pair` with steps of `measured_s` and an estimate of `estimated_s`."""
+    roofline = replace(pair.simulated.measurement.roofline, step_s=estimated_s)
+    sides = {
+        "measured": replace(pair.measured.measurement, step_times_s=measured_s),
+        "simulated": replace(pair.simulated.measurement, roofline=roofline),
+    }
+    return replaced(pair, **sides)
+
+
+def replaced(pair, **measurements):
+    return Pair(
+        **{
+            side: getattr(pair, side).model_copy(
+                update={"measurement": measurements.get(side, getattr(pair, side).measurement)}
+            )
+            for side in ("measured", "simulated")
+        }
+    )
+
+
+def test_times_are_compared_by_the_median_of_the_measured_ones_and_by_their_order(made_up_pair):
+    pairs = [
+        timed(made_up_pair(GIB, GIB, "full"), (0.9, 1.0, 7.0), 0.8),
+        timed(made_up_pair(GIB, GIB, "lora"), (0.5,), 0.6),
+        timed(made_up_pair(GIB, GIB, "lst"), (0.4,), 0.7),
+    ]
+    (timing,) = verify(pairs).timings
+    assert dict(timing.errors) == pytest.approx({"full": -0.2, "lora": 0.2, "lst": 0.75})
+    assert (timing.in_order, timing.comparisons) == (2, 3)  # lora and lst are swapped
+    table = titled("Time a step: the roofline's estimate beside measured", verify(pairs))
+    texts = [cell.text for cell in table.rows[0]][1:]
+    assert texts == ["3", "+20.00 %", "+75.00 %", "lst", "2 of 3"]
+
+
+def test_a_context_is_what_the_process_had_less_what_was_reserved(made_up_pair):
+    def read(pair, fresh, beside):
+        measured = pair.measured.measurement
+        used = measured.peak_reserved_bytes + beside
+        return replaced(
+            pair, measured=replace(measured, context_bytes=fresh, device_used_bytes=used)
+        )
+
+    pairs = [
+        read(made_up_pair(GIB, GIB, "full"), 400 * MIB, 500 * MIB),
+        read(made_up_pair(2 * GIB, GIB, "lora"), 400 * MIB, 520 * MIB),
+    ]
+    (seen,) = verify(pairs).contexts
+    assert seen.fresh == (400 * MIB, 400 * MIB)
+    assert seen.trained == (500 * MIB, 520 * MIB)
+    table = titled("What a process takes beside its tensors", verify(pairs))
+    allowed = format_bytes(cards.find("a100-80gb").context_bytes)
+    assert [cell.text for cell in table.rows[1]][1:] == [
+        "after steps",
+        "2",
+        "500.00 MiB",
+        "510.00 MiB",
+        "520.00 MiB",
+        allowed,
+    ]
+
+
+def test_a_device_that_does_not_tell_processes_apart_has_no_contexts(made_up_pair):
+    pair = made_up_pair(GIB, GIB)
+    silent = replace(pair.measured.measurement, context_bytes=None, device_used_bytes=None)
+    (seen,) = verify([replaced(pair, measured=silent)]).contexts
+    assert (seen.fresh, seen.trained) == ((), ())
+    titles = [table.title for table in overview(verify([replaced(pair, measured=silent)]))]
+    assert "What a process takes beside its tensors" not in titles
 
 
 # The command
@@ -550,12 +637,3 @@ def test_cases_are_simulated_in_one_run_a_card_and_allocator_setting(monkeypatch
     command._simulate(records, chosen)
     planned = [PlannedCase(label=record.label, case=record.case) for record in records]
     assert runs == [("a100-80gb", planned[:2]), ("h200", planned[2:])]
-
-
-@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
-def test_a_suite_for_a_gpu_fits_one_sitting(path):
-    assert 0 < len(load_suite(path).plan()) <= 21
-
-
-def test_there_are_suites_for_a_gpu():
-    assert SUITES

@@ -25,6 +25,7 @@ def trainable_parameters(dims: Dims, config: LstConfig) -> int:
         total += kept * _block(dims, name, config)
         if config.blocks in {"native", "cross-attention"}:
             total += stack.relative_position_buckets * dims.num_heads
+            total += stack.position_vectors * d
             total += stack.final_norm * dims.norm_vectors * d
         elif config.blocks == "adapter":
             total += d
@@ -80,6 +81,8 @@ def _thin_misfit(dims: Dims, config: LstConfig) -> str | None:
     if smallest < r:
         return f"reduction {r} leaves nothing of a width of {smallest}"
     if config.initialise != "random":
+        if uncut := dims.uncut:
+            return f"initialise={config.initialise}: {uncut}"
         for width in (dims.hidden_size, dims.head_size, dims.feed_forward_size):
             if width % r:
                 return f"initialise={config.initialise}: reduction {r} does not divide {width}"
@@ -87,6 +90,10 @@ def _thin_misfit(dims: Dims, config: LstConfig) -> str | None:
         return (
             f"reduction {r} leaves a width of {dims.hidden_size // r}, which has no {heads} heads"
         )
-    if dims.rotary and dims.head_size // r % 2:
-        return f"reduction {r} leaves heads of {dims.head_size // r}, which cannot turn in pairs"
+    turned = int(dims.head_size // r * dims.rotary_share)
+    if dims.rotary and (turned % 2 or not turned):
+        part = "" if dims.rotary_share == 1 else f", {turned} of which turn"
+        return (
+            f"reduction {r} leaves heads of {dims.head_size // r}{part}, which cannot turn in pairs"
+        )
     return None

@@ -33,6 +33,7 @@ class Ladder(nn.Module):
         self.exit = None if reads_side else nn.Linear(d, D, bias=config.biases)
         self.merge_gate = nn.Parameter(torch.zeros(())) if config.merge else None
         self.head: nn.Module | None = None
+        self._last_part = len(parts_of(ports.task_head)) - 1
         if reads_side:
             self.head = nn.Linear(d, _num_labels(ports.task_head))
         elif ports.task_head is not None:
@@ -63,16 +64,19 @@ class Ladder(nn.Module):
         mu = torch.sigmoid(self.merge_gate / self.config.temperature)
         return mu * exit_BTD + (1 - mu) * hidden_BTD
 
-    def scores(self, side_BTd: torch.Tensor, *read: torch.Tensor) -> torch.Tensor:
-        """The task head's scores, [B, labels], or of every token, [B, T, labels].
+    def scores(
+        self, number: int, side_BTd: torch.Tensor, *read: torch.Tensor
+    ) -> torch.Tensor | None:
+        """What part `number` of the task head returns, the last one scores, [B, labels].
 
-        `read` is what the backbone's head would have read.
+        Of a head that reads every token, [B, T, labels]. `read` is what the backbone's would have
+        read; None lets that part speak itself.
         """
         assert self.head is not None
         if self.config.head == "side":
             state = side_BTd if self.reads_tokens else side_BTd[:, 0]
-            return self.head(state)  # type: ignore[no-any-return]
-        return self.head(*read)  # type: ignore[no-any-return]
+            return self.head(state) if number == self._last_part else None
+        return parts_of(self.head)[number](*read)  # type: ignore[no-any-return]
 
     def forget(self) -> None:
         """Drop what a pass that did not end has left."""
@@ -97,6 +101,13 @@ class Ladder(nn.Module):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5 if plain else 0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+
+def parts_of(head: nn.Module | None) -> list[nn.Module]:
+    """The modules of a task head that the model calls, in order: one, or those of a list."""
+    if head is None:
+        return []
+    return list(head) if isinstance(head, nn.ModuleList) else [head]
 
 
 def _num_labels(head: nn.Module | None) -> int:

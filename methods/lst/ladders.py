@@ -24,7 +24,7 @@ from petl_bench.method import freeze
 
 from . import checkpoint
 from .config import LstConfig
-from .ladder import Ladder
+from .ladder import Ladder, parts_of
 from .recording import Recording
 
 SIDE_STATE = "ladder_state"
@@ -58,15 +58,20 @@ class Ladders(nn.ModuleDict):
                 part.register_forward_pre_hook(self._quieten)
             if extra is not None and extra.stack == stack.name:
                 stack.module.register_forward_pre_hook(self._blindfold)
-            stack.embedding.register_forward_hook(partial(self._enter, stack.name))
+            if stack.embedding is not None:
+                stack.embedding.register_forward_hook(partial(self._enter, stack.name))
+            else:
+                stack.layers[0].register_forward_pre_hook(
+                    partial(self._enter_layer, stack.name), with_kwargs=True
+                )
             for index, layer in enumerate(stack.layers):
                 layer.register_forward_hook(
                     partial(self._climb, stack.name, index), with_kwargs=True
                 )
             leave = self._leave if stack is last else self._pass_on
             stack.module.register_forward_hook(partial(leave, stack.name))
-        if ports.task_head is not None:
-            ports.task_head.register_forward_hook(self._score)
+        for number, part in enumerate(parts_of(ports.task_head)):
+            part.register_forward_hook(partial(self._score, number))
 
     def __getitem__(self, name: str) -> Ladder:
         ladder = super().__getitem__(name)
@@ -211,6 +216,12 @@ class Ladders(nn.ModuleDict):
                 embedding_BTD = self.recording.hidden(f"{name}.embedding", embedding_BTD)
             self.enter(name, embedding_BTD)
 
+    def _enter_layer(
+        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Before the first layer, where no module returns what it is given."""
+        self._enter(name, module, args, args[0] if args else kwargs["hidden_states"])
+
     def enter(self, name: str, embedding_BTD: torch.Tensor) -> None:
         """Start the active ladder's pass through the stack called `name`."""
         ladder = self.current
@@ -271,12 +282,14 @@ class Ladders(nn.ModuleDict):
         output.last_hidden_state = finished_BTD
         return output
 
-    def _score(self, module: nn.Module, args: tuple[torch.Tensor, ...], output: Any) -> Any:
+    def _score(
+        self, number: int, module: nn.Module, args: tuple[torch.Tensor, ...], output: Any
+    ) -> Any:
         del module, output
         if self.current is None:
             return None
         assert self._final_BTd is not None
-        return self.current.scores(self._final_BTd, *args)
+        return self.current.scores(number, self._final_BTd, *args)
 
 
 _MADE = "made_BXD"

@@ -85,12 +85,14 @@ def cut_from_backbone(
     drawn. A classifier's head is as new as the task: until it has learnt, gradients say little.
 
     Raises:
-        ValueError: side blocks of another kind, a width that `reduction` does not divide, or an
-            importance that lacks a parameter.
+        ValueError: side blocks of another kind, a width that `reduction` does not divide, layers
+            that cannot be cut, or an importance that lacks a parameter.
     """
     ladder: Ladder = model.ladders[name or model.ladders.active]
     ports = ports_of(model)
     dims = ports.dims
+    if uncut := dims.uncut:
+        raise ValueError(uncut)
     for width in (dims.hidden_size, dims.head_size, dims.feed_forward_size):
         if width % ladder.config.reduction:
             raise ValueError(f"reduction {ladder.config.reduction} does not divide {width}")

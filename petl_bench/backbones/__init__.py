@@ -67,15 +67,18 @@ def find(
 ) -> Backbone:
     """The backbone called `name`, or that of the configuration in the folder, file or repository.
 
+    Built-in names may be written in capitals.
+
     Raises:
         UsageError: neither a built-in name nor a configuration that a model can be built of.
     """
+    built_in = name.lower() if "/" not in name else name
     for family in FAMILIES.values():
-        if name in family.published:
+        if built_in in family.published:
             return Backbone(
-                name=name,
+                name=built_in,
                 family=family.name,
-                config=dict(family.published[name]),
+                config=dict(family.published[built_in]),
                 dtype=dtype,
                 attention=attention,
                 quantize=quantize,
@@ -115,7 +118,7 @@ def ports_of(model: nn.Module) -> Ports:
     for kind in type(model).__mro__:  # the class itself first: a family may build on another's
         if kind.__name__ in known:
             return known[kind.__name__].ports(model)
-    resembled = likeness.llama_like(model) or likeness.bert_like(model)
+    resembled = likeness.ports(model)
     if resembled is not None:
         return resembled
     raise ValueError(f"no ports for {type(model).__name__}; known models are: {', '.join(known)}")
@@ -189,8 +192,11 @@ def _config_file(name: str) -> Path | None:
         return Path(hf_hub_download(name, "config.json"))
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().partition("\n")[0]
+        owned = name.rpartition("/")[2].lower()
+        near = f"; {owned} is built in" if owned in names() else ""
         raise UsageError(
             f"backbone: no folder {name!r}, and the hub does not give its config.json: {reason}"
+            f"{near}"
         ) from None
 
 

@@ -9,14 +9,14 @@ cannot.
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from petl_bench.backbones import shape
+from petl_bench.backbones import likeness, named, shape
 from petl_bench.backbones.build import (
     classification_batch,
     from_config,
@@ -24,8 +24,9 @@ from petl_bench.backbones.build import (
     sequence_to_sequence_batch,
 )
 from petl_bench.backbones.family import Family
-from petl_bench.backbones.likeness import bert_like, llama_like
+from petl_bench.backbones.layer import is_projection, sizes
 from petl_bench.backbones.ports import Dims, Loose, Ports
+from petl_bench.backbones.roles import HOLDERS, ROLES
 from petl_bench.case import Backbone, ConfigValue, Workload
 
 _NOT_SHAPE = {
@@ -40,35 +41,6 @@ _NOT_SHAPE = {
     "transformers_version",
 }
 
-# The usual names of projections, by our role; any other keeps its own name as its role.
-_ROLES = {
-    name: role
-    for role, names in {
-        "q": ("q_proj", "query", "q_lin", "query_proj", "wq"),
-        "k": ("k_proj", "key", "k_lin", "key_proj", "wk"),
-        "v": ("v_proj", "value", "v_lin", "value_proj", "wv"),
-        "o": ("o_proj", "out_proj", "out_lin"),
-        "wi": ("fc1", "lin1", "fc_in"),
-        "wi_0": ("gate_proj",),
-        "wi_1": ("up_proj",),
-        "wo": ("fc2", "lin2", "down_proj", "fc_out"),
-    }.items()
-    for name in names
-}
-
-_FUSED = ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "qkv")
-_HOLDERS = {
-    "q": (*_FUSED, "q_b_proj", "q_proj"),
-    "k": (*_FUSED, "kv_b_proj", "kv_proj"),
-    "v": (*_FUSED, "kv_b_proj", "kv_proj"),
-}
-"""What stands in the place of a projection that an architecture does not have by itself."""
-
-_HEADS = ("classifier", "score")
-
-
-_LIKENESS = {"CAUSAL_LM": llama_like, "SEQ_CLS": bert_like}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Auto:
@@ -78,6 +50,7 @@ class Auto:
     factory: str  # the Auto class
     peft_task: str
     batch: Callable[..., dict[str, torch.Tensor]]
+    published: Mapping[str, Mapping[str, ConfigValue]] = field(default_factory=dict, hash=False)
 
     @property
     def family(self) -> Family:
@@ -85,13 +58,14 @@ class Auto:
         return Family(
             name=self.name,
             architectures=(),
-            published={},
+            published=self.published,
             normalise=self.normalise,
             dims=lambda config: _dims(self, json.dumps(config, sort_keys=True)),
             build=self.build,
             ports=self.ports,
             batch=self.batch_of,
             targets=self.peft_task == "SEQ_2_SEQ_LM",
+            longest=lambda config: _dims(self, json.dumps(config, sort_keys=True)).longest,
         )
 
     def normalise(self, config: Mapping[str, Any]) -> dict[str, ConfigValue]:
@@ -111,7 +85,7 @@ class Auto:
             shape.read(kept, {"vocab_size": shape.REQUIRED})  # else it is a part's, or its default
         parsed = _parsed(kept)
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
-            value = _field(parsed, name)
+            value = likeness.field(parsed, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"{name} must be a whole number, at least 1 (got {value!r})")
         try:
@@ -153,24 +127,19 @@ class Auto:
         Raises:
             ValueError: a classifier without a head of a name that peft knows.
         """
-        like = _LIKENESS.get(self.peft_task)
-        resembled = like(model) if like is not None else None
+        resembled = likeness.ports(model)
         if resembled is not None:
             return resembled
         found: Any = model
-        task_head = None
-        if self.peft_task == "SEQ_CLS":
-            # Those that peft takes for the head, and trains.
-            heads = [m for name, m in model.named_children() if name.endswith(_HEADS)]
-            if not heads:
-                raise ValueError(f"{type(model).__name__} has no module classifier or score")
-            task_head = heads[0] if len(heads) == 1 else nn.ModuleList(heads)
+        _, task_head = likeness.heads(found) if self.peft_task == "SEQ_CLS" else (None, None)
+        if self.peft_task == "SEQ_CLS" and task_head is None:
+            raise ValueError(f"{type(model).__name__} has no module classifier or score")
         head = found.get_output_embeddings() if task_head is None else None
         projections: dict[str, list[nn.Module]] = {}
         for name, module in _inside_layers(model):
             leaf = name.rpartition(".")[2]
-            if isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D":
-                projections.setdefault(_ROLES.get(leaf, leaf), []).append(module)
+            if is_projection(module):
+                projections.setdefault(ROLES.get(leaf, leaf), []).append(module)
         norms = tuple(module for module in model.modules() if _is_norm(module))
         return Ports(
             dims=_found_dims(found, projections, norms, head, task_head),
@@ -206,14 +175,6 @@ def _dims(auto: Auto, config: str) -> Dims:
         return auto.ports(auto.build(backbone)).dims
 
 
-def _field(config: Any, name: str) -> Any:
-    """None where the configuration has no such field, or a layer each has its own."""
-    try:
-        return getattr(config, name, None)
-    except Exception:  # noqa: BLE001 - transformers' own kind, of some versions
-        return None
-
-
 def _found_dims(
     model: Any,
     projections: Mapping[str, list[nn.Module]],
@@ -223,17 +184,17 @@ def _found_dims(
 ) -> Dims:
     config = model.config.get_text_config()
     embedding = model.get_input_embeddings().weight
-    heads = _field(config, "num_attention_heads") or 1
+    heads = likeness.field(config, "num_attention_heads") or 1
     new = sum(p.numel() for p in task_head.parameters()) if task_head is not None else 0
     vocabulary, hidden = embedding.shape
-    shapes = {role: tuple(map(_sizes, modules)) for role, modules in projections.items()}
+    shapes = {role: tuple(map(sizes, modules)) for role, modules in projections.items()}
     biases = sum(outputs for found in shapes.values() for _, outputs in found)
     return Dims(
         hidden_size=hidden,
         num_heads=heads,
-        num_key_value_heads=_field(config, "num_key_value_heads") or heads,
-        head_size=_field(config, "head_dim") or hidden // heads,
-        feed_forward_size=_field(config, "intermediate_size") or 4 * hidden,
+        num_key_value_heads=likeness.field(config, "num_key_value_heads") or heads,
+        head_size=likeness.field(config, "head_dim") or hidden // heads,
+        feed_forward_size=likeness.field(config, "intermediate_size") or 4 * hidden,
         feed_forward_inputs=1,
         vocabulary_size=vocabulary,
         dropout=0.0,
@@ -242,11 +203,12 @@ def _found_dims(
         labels=getattr(config, "num_labels", 0) if task_head is not None else 0,
         task_head_parameters=new,
         language_head=language_head is not None,
+        longest=likeness.longest(model),
         loose=Loose(
             shapes=shapes,
             holders={
                 role: next((name for name in names if name in shapes), None)
-                for role, names in _HOLDERS.items()
+                for role, names in HOLDERS.items()
                 if role not in shapes
             },
             bias_terms=biases
@@ -275,23 +237,19 @@ def _vector(norm: nn.Module) -> torch.Tensor:
     return norm.weight
 
 
-def _sizes(projection: Any) -> tuple[int, int]:
-    """Inputs and outputs; a Conv1D, GPT-2's, has its weight the other way round."""
-    rows, columns = projection.weight.shape
-    return (columns, rows) if isinstance(projection, nn.Linear) else (rows, columns)
-
-
 CAUSAL = Auto(
     name="auto-causal-lm",
     factory="AutoModelForCausalLM",
     peft_task="CAUSAL_LM",
     batch=language_batch,
+    published=named.LANGUAGE_MODELS,
 )
 CLASSIFIER = Auto(
     name="auto-sequence-classification",
     factory="AutoModelForSequenceClassification",
     peft_task="SEQ_CLS",
     batch=classification_batch,
+    published=named.CLASSIFIERS,
 )
 SEQUENCE_TO_SEQUENCE = Auto(
     name="auto-seq2seq-lm",

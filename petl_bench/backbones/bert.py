@@ -2,7 +2,7 @@
 
 The pooler, a layer on the first token, is pretrained and belongs to the backbone; the classifier
 on it is new with the task. Source: Devlin et al. 2019, arXiv:1810.04805, section 3; dimensions
-from the published configuration of bert-base-uncased.
+from the published configurations of bert-base-uncased and bert-large-uncased.
 
 Legend: B batch, T tokens, D hidden size, d thin hidden size.
 """
@@ -234,7 +234,10 @@ _dims = partial(dims, pooler=True, head_layers=1)
 FAMILY = Family(
     name="bert",
     architectures=("BertForSequenceClassification",),
-    published={"bert-base": published(768, 12, 12, vocab_size=30522)},
+    published={
+        "bert-base": published(768, 12, 12, vocab_size=30522),
+        "bert-large": published(1024, 24, 16, vocab_size=30522),
+    },
     normalise=normalise,
     dims=_dims,
     build=_build,

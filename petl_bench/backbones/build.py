@@ -4,12 +4,14 @@ Legend: B batch, S source tokens, T target tokens.
 """
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
 
 from petl_bench.case import Backbone, DType, Workload
+from petl_bench.deferral import without_data
 
 TORCH_DTYPES = {
     DType.FP32: torch.float32,
@@ -27,6 +29,13 @@ def from_config(create: Callable[..., Any], config: Any, backbone: Backbone) -> 
         dtype=TORCH_DTYPES[backbone.dtype],
         attn_implementation=backbone.attention.value,
     )
+    # Old constructors of tensors, and torch.normal, know no default device.
+    device = torch.empty(0).device
+    if any(x.device.type != device.type for x in chain(model.parameters(), model.buffers())):
+        if device.type == "meta":
+            without_data(model)
+        else:
+            model.to(device)
     return model
 
 

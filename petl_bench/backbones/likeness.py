@@ -1,136 +1,308 @@
-"""Architectures without a file of their own whose layers are Llama's or BERT's, but for details.
+"""Ports of architectures without a file of their own, where their layers can be read.
 
-They are told by their modules, not by name: the same children in every layer, and counts of
-parameters that the closed forms give exactly. Then the ports of the one they resemble fit.
+They are told by their modules, not by name: one list of layers, each with self-attention and a
+feed-forward, and counts of parameters that the closed forms give exactly, of a thin layer, too.
+Norms may stand before the branches, after the sums, around both branches or beside them; one
+projection may make queries, keys and values; positions may be learned, turned, or relative.
 """
 
-import inspect
-from dataclasses import replace
+import sys
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from petl_bench.backbones import bert, llama
-from petl_bench.backbones.ports import Dims, Ports, StackDims, SublayerKind
-
-_SUBLAYERS = (SublayerKind.SELF_ATTENTION, SublayerKind.FEED_FORWARD)
-_LLAMA_CALL = {"attention_mask", "position_ids", "past_key_values", "position_embeddings"}
-_BERT_CALL = (
-    "hidden_states",
-    "attention_mask",
-    "encoder_hidden_states",
-    "encoder_attention_mask",
-    "past_key_values",
-    "kwargs",
+from petl_bench.backbones import layer as layers_of
+from petl_bench.backbones.layer import Layer
+from petl_bench.backbones.ports import (
+    Dims,
+    Ports,
+    Stack,
+    StackDims,
+    SublayerKind,
+    ThinShape,
+)
+from petl_bench.backbones.thin_layers import (
+    Found,
+    ThinLayers,
+    arguments,
+    build,
+    keys_and_values,
+    masks,
+    thin_config,
 )
 
+HEADS = ("classifier", "score")
+"""How the names of a classifier's heads end: those that peft takes for new with the task."""
 
-def llama_like(model: nn.Module) -> Ports | None:
-    """Of a language model whose decoder layers are Llama's; None if they are not."""
-    causal: Any = model
-    base: Any = getattr(model, "model", None)
-    parts = {"embed_tokens", "layers", "norm", "rotary_emb"}
-    if not isinstance(getattr(model, "lm_head", None), nn.Linear) or not _owners(base) <= parts:
+_FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "norm_f")
+_EMBEDDINGS = {"wte", "wpe"}
+_BRANCHES = (SublayerKind.SELF_ATTENTION, SublayerKind.FEED_FORWARD)
+_DROPOUTS = ("resid_pdrop", "hidden_dropout_prob", "hidden_dropout", "dropout")
+
+
+def ports(model: nn.Module) -> Ports | None:
+    """Of a language model or a classifier; None where its layers are of an unknown kind."""
+    whole: Any = model
+    language_head, task_head = heads(model)
+    found = _found(getattr(model, "base_model", model), model)
+    if found is None or (language_head is None) == (task_head is None):
         return None
-    if not all(hasattr(base, part) for part in parts) or not all(map(_is_llama, base.layers)):
+    dims = _dims(whole, found, language_head, task_head)
+    if dims is None:
         return None
-    layer = base.layers[0]
-    heads, units = layer.self_attn, layer.mlp
-    config, head_norm = causal.config, getattr(heads, "q_norm", None)
-    projections = {"q": heads.q_proj, "k": heads.k_proj, "v": heads.v_proj, "o": heads.o_proj}
-    projections |= {"wi": units.gate_proj, "wo": units.down_proj}
-    vocabulary, hidden = base.embed_tokens.weight.shape
+    (name,) = dims.stacks
+    causal = name == "decoder"
+    base, layers, final_norm = found.base, found.layers, found.final_norm
+    read = [layer for layer in map(layers_of.read, layers) if layer is not None]
+    norms = [norm for each in read for norm in each.norms]
+    stack_module = _states_of(found)
+    return Ports(
+        dims=dims,
+        sublayers=tuple(
+            sublayer
+            for index, each in enumerate(read)
+            for sublayer in each.sublayers(name, index, norm_after=final_norm is None)
+        ),
+        norms=tuple(norms if final_norm is None else [*norms, final_norm]),
+        stacks=(
+            Stack(
+                name=name,
+                module=stack_module,
+                embedding=None,
+                embedding_dropout=0.0,  # the first layer is given what has met it
+                final_norm=final_norm,
+                outside=() if stack_module is base else tuple(_outside(base, stack_module)),
+                layers=tuple(layers),
+                causal=causal,
+                masks=partial(masks, layers[0]),
+                cached=tuple(linear for layer in layers for linear in keys_and_values(layer)),
+                thin=partial(ThinLayers, found, dims),
+            ),
+        ),
+        language_head=language_head,
+        task_head=task_head,
+        peft_task=_peft_task(task_head is not None, causal=causal),
+        embedding=whole.get_input_embeddings(),
+    )
+
+
+def heads(model: Any) -> tuple[nn.Linear | None, nn.Module | None]:
+    """A language head, and what is new with a classifier's task: either may be None."""
+    new = [module for name, module in model.named_children() if name.endswith(HEADS)]
+    if new:
+        return None, new[0] if len(new) == 1 else nn.ModuleList(new)
+    head = model.get_output_embeddings()
+    return (head if isinstance(head, nn.Linear) else None), None
+
+
+def _peft_task(classifies: bool, *, causal: bool) -> str:  # noqa: FBT001
+    if classifies:
+        return "SEQ_CLS"
+    # Peft has no task of an encoder's language head; this one hands a batch on as it is.
+    return "CAUSAL_LM" if causal else "FEATURE_EXTRACTION"
+
+
+def _found(base: nn.Module, model: nn.Module) -> Found | None:
+    """The only list of layers in `base`, if all of them can be read and called."""
+    lists = [
+        (parent, child)
+        for parent in base.modules()
+        for child in parent.children()
+        if isinstance(child, nn.ModuleList)
+    ]
+    if base is model or len(lists) != 1:
+        return None
+    holder, layers = lists[0]
+    known = [layers_of.read(layer) is not None and arguments(layer) is not None for layer in layers]
+    if not known or not all(known):
+        return None
+    final = [
+        child
+        for parent in (holder, base)
+        for name, child in parent.named_children()
+        if name in _FINAL_NORMS and layers_of.is_norm(child)
+    ]
+    return Found(base=base, holder=holder, layers=layers, final_norm=final[0] if final else None)
+
+
+def _states_of(found: Found) -> nn.Module:
+    """What returns the final states: a model inside, what a pooler reads, or else the base.
+
+    A head may call a model inside the base by itself, and the base may take a plain holder's last
+    layer for its own output.
+    """
+    base: nn.Module = found.base
+    if hasattr(found.holder, "base_model"):
+        inner: nn.Module = found.holder
+        return inner
+    if getattr(base, "pooler", None) is None:
+        return base
+    return next(child for child in base.children() if found.layers in set(child.modules()))
+
+
+def _outside(base: nn.Module, stack_module: nn.Module) -> list[nn.Module]:
+    children = base.named_children()
+    return [each for name, each in children if each is not stack_module and name != "pooler"]
+
+
+def _dims(
+    model: Any, found: Found, language_head: nn.Linear | None, task_head: nn.Module | None
+) -> Dims | None:
+    """By the closed forms, if they count what is there: layer by layer, in all, and thin."""
+    layers, final_norm, config = found.layers, found.final_norm, found.base.config
+    read = layers_of.read(layers[0])
+    H = field(config, "num_attention_heads")
+    if read is None or not H or not _understood(found):
+        return None
+    F, D = layers_of.sizes(read.units["wo"])
+    K = layers_of.sizes(read.heads["o"])[0] // H
+    vocabulary, width = model.get_input_embeddings().weight.shape
+    if width != D or not K or field(config, "hidden_size") != D:
+        return None
+    in_table = _count(found.holder) - _count(layers) if found.has_table else 0
+    new = 0 if task_head is None else _count(task_head)
+    rotary = getattr(found.holder, "rotary_emb", None)
     dims = Dims(
-        hidden_size=hidden,
-        num_heads=config.num_attention_heads,
-        num_key_value_heads=getattr(config, "num_key_value_heads", None)
-        or config.num_attention_heads,
-        head_size=heads.q_proj.out_features // config.num_attention_heads,
-        feed_forward_size=units.gate_proj.out_features,
-        feed_forward_inputs=2,
+        hidden_size=D,
+        num_heads=H,
+        num_key_value_heads=_key_heads(read, H, K),
+        head_size=K,
+        feed_forward_size=F,
+        feed_forward_inputs=1 if "wi" in read.units else 2,
         vocabulary_size=vocabulary,
-        dropout=0.0,
-        biased=frozenset(role for role, linear in projections.items() if linear.bias is not None),
-        head_norms=0 if head_norm is None else 2 * len(list(head_norm.parameters())),
-        norm_vectors=len(list(base.norm.parameters())),
-        stacks={"decoder": StackDims(layers=len(base.layers), sublayers=_SUBLAYERS)},
-        outside_parameters=_count(model) - _count(base.layers) - _count(base.norm),
-        rotary=True,
+        dropout=_dropout(config),
+        biased=_biased(read),
+        head_norms=sum(len(list(norm.parameters())) for norm in read.head_norms),
+        norm_vectors=len(list(read.norms[0].parameters())),
+        stacks={
+            "decoder" if _is_causal(model, read) else "encoder": StackDims(
+                layers=len(layers),
+                sublayers=_BRANCHES,
+                position_vectors=in_table // D,
+                final_norm=final_norm is not None,
+                layer_norms=None if len(read.norms) == len(_BRANCHES) else len(read.norms),
+            )
+        },
+        outside_parameters=_count(model)
+        - _count(layers)
+        - (0 if final_norm is None else _count(final_norm))
+        - in_table
+        - new,
+        labels=0 if task_head is None else config.num_labels,
+        task_head_parameters=new,
+        language_head=language_head is not None,
+        split_heads=not isinstance(vars(config).get("head_dim"), int),
+        fused=read.fused,
+        rotary=rotary is not None or isinstance(vars(config).get("rotary_dim"), int),
+        rotary_share=_rotary_share(rotary, config, K),
+        longest=longest(found.base),
+        named_attention=_is_named(read),
     )
-    if not _agrees(dims, "decoder", model, base.layers):
+    agrees = _agrees(dims, model, layers, new) and _agrees_thin(dims, found)
+    return dims if agrees else None
+
+
+def _understood(found: Found) -> bool:
+    """Whether all that has parameters beside the layers is an embedding, a norm or a pooler."""
+    base, holder = found.base, found.holder
+    inside = {base, holder}
+    for parent in inside:
+        for name, child in parent.named_children():
+            on_the_way = found.layers in set(child.modules())
+            known = name in _EMBEDDINGS or "emb" in name or name == "pooler"
+            of_table = found.has_table and parent is holder and name == "LayerNorm"
+            if not (on_the_way or known or of_table or child is found.final_norm) and _count(child):
+                return False
+    return not any(list(parent.parameters(recurse=False)) for parent in inside)
+
+
+def field(config: Any, name: str) -> Any:
+    """None where the configuration has no such field, or a layer each has its own."""
+    try:
+        return getattr(config, name, None)
+    except Exception:  # noqa: BLE001 - transformers' own kind, of some versions
         return None
-    return llama.ports(causal, dims)
 
 
-def bert_like(model: nn.Module) -> Ports | None:
-    """Of a classifier whose encoder layers are BERT's; None if they are not."""
-    classifier: Any = model
-    base: Any = getattr(model, "base_model", None)
-    layers = getattr(getattr(base, "encoder", None), "layer", ())
-    norm = getattr(getattr(base, "embeddings", None), "LayerNorm", None)
-    head = getattr(model, "classifier", None)
-    if head is None or norm is None or not layers or not all(map(_is_bert, layers)):
-        return None
-    config = classifier.config.to_dict()
-    if norm.weight.shape != (config["hidden_size"],):  # embeddings that are widened afterwards
-        return None
-    likely = bert.dims(bert.normalise(config), pooler=False, head_layers=1)
-    dims = replace(
-        likely,
-        outside_parameters=_count(base) - _count(base.encoder),
-        task_head_parameters=_count(model) - _count(base),
-    )
-    if not _agrees(dims, "encoder", base, layers):
-        return None
-    return bert.ports(model, lambda _: dims)
+def _is_causal(model: Any, read: Layer) -> bool:
+    said = getattr(read.attention, "is_causal", None)
+    return bool(model.can_generate() if said is None else said)
 
 
-def _is_llama(layer: Any) -> bool:
-    if _owners(layer) - {"input_layernorm", "post_attention_layernorm"} != {"self_attn", "mlp"}:
-        return False
-    heads = _owners(layer.self_attn) - {"q_norm", "k_norm"}
-    linear = (*(getattr(layer.self_attn, name) for name in heads), *_children(layer.mlp).values())
-    return (
-        heads == {"q_proj", "k_proj", "v_proj", "o_proj"}
-        and _owners(layer.mlp) == {"gate_proj", "up_proj", "down_proj"}
-        and all(isinstance(each, nn.Linear) for each in linear if list(each.parameters()))
-        and hasattr(layer, "input_layernorm")
-        and hasattr(layer, "post_attention_layernorm")
-        and set(inspect.signature(layer.forward).parameters) >= _LLAMA_CALL
-    )
+def _is_named(read: Layer) -> bool:
+    """Whether its attention is looked up, as transformers' newer ones are."""
+    return "eager_attention_forward" in vars(sys.modules[type(read.attention).__module__])
 
 
-def _is_bert(layer: Any) -> bool:
-    call = inspect.signature(layer.forward)
-    return (
-        tuple(call.parameters)[:2] == _BERT_CALL[:2]
-        and set(call.parameters) <= set(_BERT_CALL)
-        and call.return_annotation is torch.Tensor
-        and _owners(layer) == {"attention", "intermediate", "output"}
-        and _owners(layer.attention) == {"self", "output"}
-        and _owners(layer.attention.self) == {"query", "key", "value"}
-        and _owners(layer.attention.output) == {"dense", "LayerNorm"}
-        and _owners(layer.intermediate) == {"dense"}
-        and _owners(layer.output) == {"dense", "LayerNorm"}
-    )
+def _key_heads(read: Layer, heads: int, head_size: int) -> int:
+    if "k" in read.heads:
+        return layers_of.sizes(read.heads["k"])[1] // head_size
+    _, outputs = layers_of.sizes(next(iter(read.heads.values())))
+    return (outputs // head_size - heads) // 2
 
 
-def _agrees(dims: Dims, stack: str, model: nn.Module, layers: Any) -> bool:
-    """Whether the closed forms count what is there, layer by layer and in all."""
+def _biased(read: Layer) -> frozenset[str]:
+    """Roles of which one has a bias: of both matrices of a gated unit it is `wi`."""
+    names = [
+        made.partition("_")[0]
+        for role, linear in read.projections.items()
+        if getattr(linear, "bias", None) is not None
+        for made in read.fused.get(role, (role,))
+    ]
+    return frozenset(names)
+
+
+def _dropout(config: Any) -> float:
+    for name in _DROPOUTS:
+        share = field(config, name)
+        if isinstance(share, float):
+            return share
+    return 0.0
+
+
+def _rotary_share(rotary: nn.Module | None, config: Any, head_size: int) -> float:
+    """Units of a head that positions turn, of all: they are turned in pairs."""
+    absolute = vars(config).get("rotary_dim")
+    if isinstance(absolute, int):
+        return absolute / head_size
+    buffers = [] if rotary is None else rotary.named_buffers()
+    pairs = [buffer.numel() for name, buffer in buffers if name.endswith("inv_freq")]
+    return 2 * pairs[0] / head_size if pairs else 1.0
+
+
+def longest(base: nn.Module) -> int | None:
+    """Most tokens of a sequence where each position has a vector; None where none has."""
+    for name, module in base.named_modules():
+        leaf = name.rpartition(".")[2]
+        table = isinstance(module, nn.Embedding)
+        if table and (leaf == "wpe" or ("position" in leaf and "embed" in leaf)):
+            padding = getattr(module, "padding_idx", None)
+            taken: int = getattr(module, "offset", 0 if padding is None else padding + 1)
+            return int(module.num_embeddings) - taken
+    return None
+
+
+def _agrees(dims: Dims, model: nn.Module, layers: nn.ModuleList, new: int) -> bool:
+    (stack,) = dims.stacks
     each = dims.layer_parameters(stack)
-    return all(_count(layer) == each for layer in layers) and dims.total_parameters == _count(model)
+    whole = dims.total_parameters == _count(model) - new
+    return whole and all(_count(layer) == each for layer in layers)
 
 
-def _children(module: Any) -> dict[str, nn.Module]:
-    return dict(module.named_children()) if isinstance(module, nn.Module) else {}
+def _agrees_thin(dims: Dims, found: Found) -> bool:
+    """A layer of half the widths is built, without data, and counted; of odd ones, none."""
+    (stack,) = dims.stacks
+    half = 2
+    turned = int(dims.head_size // half * dims.rotary_share)
+    if dims.head_size % half or dims.feed_forward_size % half or (dims.rotary and turned % half):
+        return True
+    config = thin_config(found.base.config, dims, ThinShape(reduction=half, kept=(0,)))
+    with torch.device("meta"):
+        thin = build(found.layers[0], config, len(found.layers))
+    return _count(thin) == dims.layer_parameters(stack, half)
 
 
-def _owners(module: Any) -> set[str]:
-    """Names of the parts of `module` that have parameters; those of its own, too."""
-    own = {name for name, _ in module.named_parameters(recurse=False)} if module else set()
-    return own | {name for name, part in _children(module).items() if _count(part)}
-
-
-def _count(module: Any) -> int:
+def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())

@@ -303,6 +303,9 @@ FAMILY = Kind(
         "llama-3.2-1b": _llama(2048, 16, 32, 8192, tie_word_embeddings=True),
         "llama-3.2-3b": _llama(3072, 28, 24, 8192, tie_word_embeddings=True),
         "llama-3.1-8b": _llama(4096, 32, 32, 14_336),
+        "llama-2-7b": _llama(4096, 32, 32, 11_008, vocab_size=32_000, num_key_value_heads=32),
+        "llama-2-13b": _llama(5120, 40, 40, 13_824, vocab_size=32_000, num_key_value_heads=40),
+        "tinyllama-1.1b": _llama(2048, 22, 32, 5632, vocab_size=32_000, num_key_value_heads=4),
     },
     flags=("attention_bias", "mlp_bias"),
 ).family

@@ -29,7 +29,9 @@ class StackDims:
     layers: int
     sublayers: tuple[SublayerKind, ...]  # of every layer, in order
     relative_position_buckets: int = 0  # entries, a head, of the stack's own bias table
+    position_vectors: int = 0  # of width D: the stack's own relative positions, with their norm
     final_norm: bool = True  # one norm after the last layer
+    layer_norms: int | None = None  # of width D in a layer, where not one a sublayer
 
     @property
     def attentions(self) -> int:
@@ -38,8 +40,13 @@ class StackDims:
 
     @property
     def norms(self) -> int:
-        """Norms in the whole stack: one a sublayer, and the final one."""
-        return self.layers * len(self.sublayers) + self.final_norm
+        """Norms in the whole stack: those of its layers, and the final one."""
+        return self.layers * self.norms_of_layer + self.final_norm
+
+    @property
+    def norms_of_layer(self) -> int:
+        """Norms of width D in one layer."""
+        return len(self.sublayers) if self.layer_norms is None else self.layer_norms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +81,12 @@ class Dims:
     language_head: bool = True  # the head has one output a token of the vocabulary
     split_heads: bool = False  # a head is D / H wide by definition, also in a thin layer
     loose: Loose | None = None  # of a backbone without stacks
+    # Projections that make several roles at once, by their own name: c_attn makes q, k and v.
+    fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     rotary: bool = False  # positions turn pairs of a head's units, so K is even
+    rotary_share: float = 1.0  # of a head's units that positions turn
+    longest: int | None = None  # most tokens of a sequence; None where positions have no end
+    named_attention: bool = True  # looked up by name, so that a method may take its place
     # Of ExtraInput's embedding: new with the task, trained by every method beside its own.
     extra_input_parameters: int = 0
     extra_input_norms: int = 0  # of width D, among them
@@ -93,6 +105,18 @@ class Dims:
     def fills_masks(self) -> bool:
         """A language head on an encoder alone: it tells hidden tokens and generates nothing."""
         return self.language_head and set(self.stacks) == {"encoder"}
+
+    @property
+    def uncut(self) -> str | None:
+        """Why thin layers cannot be cut out of these, matrix by matrix; None if they can."""
+        if self.fused:
+            return f"{next(iter(self.fused))} is several projections in one, which are not cut"
+        for stack in self.stacks.values():
+            if stack.norms_of_layer != len(stack.sublayers):
+                return "norms that are not one a branch are not cut"
+            if stack.position_vectors:
+                return "a table of relative positions is not cut"
+        return None
 
     @property
     def norm_parameters(self) -> int:
@@ -119,6 +143,7 @@ class Dims:
         stacks = sum(
             stack.layers * self.layer_parameters(name)
             + stack.relative_position_buckets * self.num_heads
+            + stack.position_vectors * self.hidden_size
             + stack.final_norm * self.norm_vectors * self.hidden_size
             for name, stack in self.stacks.items()
         )
@@ -137,9 +162,15 @@ class Dims:
         return (
             self.attentions * in_attention
             + sum(stack.layers for stack in self.stacks.values()) * in_feed_forward
-            + self.num_sublayers * self.hidden_size
+            + self._branch_norms * self.hidden_size
             + self.language_head * self.vocabulary_size
         )
+
+    @property
+    def _branch_norms(self) -> int:
+        """Norms of sublayers, one that two share once; none where they have no vectors."""
+        stacks = self.stacks.values() if self.norm_vectors else ()
+        return sum(s.layers * min(s.norms_of_layer, len(s.sublayers)) for s in stacks)
 
     def above(self, lower: int) -> "Dims":
         """What is left without the lowest `lower` layers and what goes with them: `Ports.above`.
@@ -168,9 +199,9 @@ class Dims:
         attention = 2 * D * inner + 2 * D * shared + sum(biases[role] for role in "qkvo")
         attention += self.head_norms * K
         feed_forward = self.feed_forward_inputs * (D * F + biases["wi"]) + F * D + biases["wo"]
-        norm = self.norm_vectors * D
-        return sum(
-            norm + (feed_forward if kind is SublayerKind.FEED_FORWARD else attention)
+        norms = self.stacks[stack].norms_of_layer * self.norm_vectors * D
+        return norms + sum(
+            feed_forward if kind is SublayerKind.FEED_FORWARD else attention
             for kind in self.stacks[stack].sublayers
         )
 
@@ -180,15 +211,18 @@ class Dims:
         if self.loose is not None:
             return tuple(self.loose.shapes)
         inputs = ("wi",) if self.feed_forward_inputs == 1 else ("wi_0", "wi_1")
-        return ("q", "k", "v", "o", *inputs, "wo")
+        plain = ("q", "k", "v", "o", *inputs, "wo")
+        holders = {role: name for name, made in self.fused.items() for role in made}
+        return tuple(dict.fromkeys(holders.get(role, role) for role in plain))
 
     def shapes(self, role: str) -> tuple[tuple[int, int], ...]:
         """Inputs and outputs of every projection `role` of the backbone."""
         if self.loose is not None:
             return self.loose.shapes.get(role, ())
         feed_forwards = self.num_sublayers - self.attentions
-        count = feed_forwards if role.startswith("w") else self.attentions
-        return ((self.input_size(role), self.output_size(role)),) * count
+        made = self.fused.get(role, (role,))
+        count = feed_forwards if made[0].startswith("w") else self.attentions
+        return ((self.input_size(made[0]), sum(map(self.output_size, made))),) * count
 
     def lacks(self, targets: Iterable[str]) -> str | None:
         """For `unsupported`: the first of `targets` that is no projection here, or None."""
@@ -203,9 +237,14 @@ class Dims:
         That may be one for all three. Where none does, as without attention, every projection
         but outputs: peft refuses Mamba's, which its kernels pass by.
         """
-        if self.loose is None or set(targets) - set("qkv") or self.lacks(targets) is None:
+        if set(targets) - set("qkv") or self.lacks(targets) is None:
             return targets
-        found = [self.loose.holders.get(target, target) for target in targets]
+        holders: Mapping[str, str | None] = {
+            role: name for name, made in self.fused.items() for role in made
+        }
+        if self.loose is not None:
+            holders = self.loose.holders
+        found = [holders.get(target, target) for target in targets]
         named = tuple(dict.fromkeys(name for name in found if name is not None))
         if None not in found:
             return named
@@ -232,8 +271,8 @@ class Sublayer:
     layer: int
     kind: SublayerKind
     norm: nn.Module
-    norm_after: bool = False  # it takes the sum, not what goes into the branch
-    projections: dict[str, nn.Linear]  # q, k, v, o; or wi..., wo
+    norm_after: bool = False  # it takes the sum or the result, not what goes into the branch
+    projections: dict[str, nn.Linear]  # q, k, v, o; or wi..., wo; one of Dims.fused by its name
     output: nn.Linear  # the last one; its result meets dropout and the residual
 
 
@@ -256,7 +295,9 @@ class Stack:
 
     name: str
     module: nn.Module  # returns the stack's final states, [B, T, D], first
-    embedding: nn.Module  # called once a forward pass; returns [B, T, D]
+    # Called once a forward pass; returns [B, T, D]. None where no module does: it is what the
+    # first layer is given.
+    embedding: nn.Module | None
     embedding_dropout: float  # that the stack applies to the result of `embedding`
     final_norm: nn.Module | None
     outside: Sequence[nn.Module] = ()  # what has dropout of the stack's and is not in `module`
@@ -354,28 +395,32 @@ class Ports:
     task_head: nn.Module | None = None  # new with the task, trained by every method
     head_reads: Literal["pooled", "tokens"] = "pooled"  # one state a text, or that of every token
     loose: Mapping[str, list[nn.Module]] = field(default_factory=dict)  # without sublayers: by role
-    embedding: nn.Module | None = None  # where no stack has it
+    embedding: nn.Module | None = None  # of tokens, where no stack has it
     peft_task: str  # peft's TaskType of this kind of model
     extra_input: ExtraInput | None = None
 
     @property
     def like(self) -> torch.Tensor:
         """A parameter that has the device and dtype of what a method adds: the embedding's."""
-        embedding = self.stacks[0].embedding if self.stacks else self.embedding
+        embedding = self.embedding
+        if embedding is None:
+            embedding = self.stacks[0].embedding
         assert embedding is not None
         return next(embedding.parameters())
 
     @property
     def biasable(self) -> list[nn.Module]:
         """What bias terms belong to: projections and norms of the sublayers, a language head."""
-        inside = [m for s in self.sublayers for m in (*s.projections.values(), s.norm)]
+        branches = [m for s in self.sublayers for m in (*s.projections.values(), s.norm)]
+        # A norm may be two branches', and may have no vectors.
+        inside = [m for m in dict.fromkeys(branches) if getattr(m, "weight", None) is not None]
         if self.loose:
             inside = [*(m for modules in self.loose.values() for m in modules), *self.norms]
         return [*inside, self.language_head] if self.language_head is not None else inside
 
     @property
     def projections(self) -> dict[str, list[nn.Module]]:
-        """All linear layers of the sublayers by role (q, k, v, o, wi, wo)."""
+        """All linear layers of the sublayers by role (q, k, v, o, wi, wo, or a fused one)."""
         roles = {role: list(modules) for role, modules in self.loose.items()}
         for sublayer in self.sublayers:
             for role, linear in sublayer.projections.items():

@@ -1,7 +1,8 @@
 """T5: encoder-decoder with relative position buckets, pre-RMSNorm layers and a tied head.
 
 Source: Raffel et al. 2020, arXiv:1910.10683; dimensions from the published configurations of the
-original release (vocabulary 32,128; the LST paper's runs resized theirs to 32,100).
+original release (vocabulary 32,128; the LST paper's runs resized theirs to 32,100), and of Flan-T5,
+Chung et al. 2022, arXiv:2210.11416, which are of T5 1.1's form.
 
 Legend: B batch, S source tokens, T target tokens, d thin hidden size.
 """
@@ -47,6 +48,9 @@ _DEFAULTS: dict[str, ConfigValue] = {
 }
 
 
+_V1_1: dict[str, ConfigValue] = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+
+
 def _published(
     d_model: int, d_ff: int, num_layers: int, num_heads: int, d_kv: int
 ) -> dict[str, Any]:
@@ -66,6 +70,11 @@ PUBLISHED = {
     "t5-large": _published(1024, 4096, 24, 16, 64),
     "t5-3b": _published(1024, 16384, 24, 32, 128),
     "t5-11b": _published(1024, 65536, 24, 128, 128),
+    "flan-t5-small": _published(512, 1024, 8, 6, 64) | _V1_1,
+    "flan-t5-base": _published(768, 2048, 12, 12, 64) | _V1_1,
+    "flan-t5-large": _published(1024, 2816, 24, 16, 64) | _V1_1,
+    "flan-t5-xl": _published(2048, 5120, 24, 32, 64) | _V1_1,
+    "flan-t5-xxl": _published(4096, 10_240, 24, 64, 64) | _V1_1,
 }
 
 

@@ -14,7 +14,7 @@ from petl_bench.own.batches import Batch
 from petl_bench.own.footprint import Footprint
 from petl_bench.own.simulated import higher
 from petl_bench.own.steps import Step, phases_recognised
-from petl_bench.profilers.cuda import CudaProfiler, device_used_bytes
+from petl_bench.profilers.cuda import CudaProfiler, device_used_bytes, is_refusal, refusal
 from petl_bench.record import Measurement, Origin, Phase, PhaseMemory
 from petl_bench.training import trainable
 
@@ -56,8 +56,10 @@ def measure(
         raise UsageError("measure: needs a CUDA device and there is none; simulate instead")
     try:
         return _measure(model, batch, optimizer=optimizer, step=step, name=name)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(str(error).partition(". GPU")[0]) from None
+    except RuntimeError as error:
+        if not is_refusal(error):
+            raise
+        raise OutOfMemoryError(refusal(error)) from None
 
 
 def _measure(

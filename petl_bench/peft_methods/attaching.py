@@ -20,12 +20,15 @@ def get_peft_model(model: nn.Module, ports: Ports, config: Any) -> nn.Module:
     they have elsewhere: peft leaves out its casts where it meets a meta tensor.
 
     Raises:
-        ValueError: peft's own, if the config does not go with the model.
+        ValueError: peft's own, if the config does not go with the model; and for experts that are
+            weighed by the source's tokens, where a decoder has others, which peft finds out late.
     """
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
     device = ports.like.device
     simulated = device.type == "meta"
+    if config.peft_type == "XLORA" and len(ports.dims.stacks) > 1:
+        raise ValueError("experts are weighed by the source's tokens, and a decoder has others")
     with warnings.catch_warnings(), deferred_values() if simulated else torch.device("cpu"):
         warnings.simplefilter("ignore")  # they are about merging, and layers it was not tried on
         wrapped: nn.Module = peft.get_peft_model(model, config)

@@ -68,10 +68,33 @@ def measure(case: Case) -> Measurement:
     )
     try:
         return _measure(case)
-    except torch.OutOfMemoryError as error:
-        message = str(error).partition(". GPU")[0]
+    except RuntimeError as error:
+        if not is_refusal(error):
+            raise
         requested_bytes = refused[-1] if refused else None
-        raise OutOfMemoryError(message, requested_bytes=requested_bytes) from None
+        raise OutOfMemoryError(refusal(error), requested_bytes=requested_bytes) from None
+
+
+def is_refusal(error: RuntimeError) -> bool:
+    """Whether the device had no memory left, whoever asked for it.
+
+    Where PyTorch holds nearly all of it, loading a kernel or making a handle is what fails, in
+    words of CUDA's, cuBLAS's or cuDNN's own.
+    """
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error)
+        for words in (
+            "CUDA error: out of memory",
+            "CUBLAS_STATUS_ALLOC_FAILED",
+            "CUDNN_STATUS_ALLOC_FAILED",
+            "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        )
+    )
+
+
+def refusal(error: RuntimeError) -> str:
+    """What was refused, in the first sentence of what PyTorch says of it."""
+    return (str(error).partition(". GPU")[0].splitlines() or ["out of memory"])[0]
 
 
 def _measure(case: Case) -> Measurement:
@@ -164,14 +187,15 @@ def _time_steps(step: Step, batch: dict[str, torch.Tensor]) -> tuple[float, ...]
 
 
 def _count_flops(step: Step, batch: dict[str, torch.Tensor]) -> int | None:
-    """FLOPs of one step; None where only the counting does not fit.
+    """FLOPs of one step; None where only the counting does not fit, or knows no formula.
 
     Under the counter, a dispatch mode, autograd sums gradients out of place and needs more memory.
+    PyTorch's formulas refuse shapes that its kernels take: fewer heads of keys than of queries.
     """
     try:
         with FlopCounterMode(display=False) as counter:
             step.run(batch, NoProfiler())
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, AssertionError):
         return None
     flops: int = counter.get_total_flops()
     return flops

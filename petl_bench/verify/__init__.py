@@ -3,4 +3,5 @@
 pairs       a measured record beside the simulation of its case
 errors      the bytes that pairs lie apart, and what they say together
 tables      that, for people
+traces      allocations recorded one by one, beside the simulation's
 """

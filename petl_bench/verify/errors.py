@@ -74,6 +74,30 @@ class Ranking:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Timing:
+    """The roofline's time of a step beside the measured one, over the cases of one setting."""
+
+    setting: Setting
+    errors: tuple[tuple[str, float], ...]  # method; estimate over the median measured, less one
+    in_order: int  # pairs of methods of which the same one is faster
+
+    @property
+    def comparisons(self) -> int:
+        """Pairs of methods that were put in order."""
+        return len(self.errors) * (len(self.errors) - 1) // 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What processes held of one device beside PyTorch's segments, in bytes, as NVML tells it."""
+
+    device: str
+    card: str  # that stands for it
+    fresh: tuple[int, ...]  # before the first tensor, a case each
+    trained: tuple[int, ...]  # after the last measured step
+
+
+@dataclass(frozen=True, kw_only=True)
 class Verification:
     """Everything that a set of pairs says about the simulation."""
 
@@ -81,6 +105,8 @@ class Verification:
     differences: tuple[Difference, ...]
     summaries: tuple[ErrorSummary, ...]
     rankings: tuple[Ranking, ...]
+    timings: tuple[Timing, ...] = ()
+    contexts: tuple[Beside, ...] = ()
 
     @property
     def exceptions(self) -> list[Pair]:
@@ -108,6 +134,8 @@ def verify(pairs: Iterable[Pair]) -> Verification:
         differences=differences,
         summaries=tuple(_summaries(differences)),
         rankings=tuple(ranking for s in settings(pairs) if (ranking := _ranking(s)).methods > 1),
+        timings=tuple(timing for s in settings(pairs) if (timing := _timing(s)).errors),
+        contexts=tuple(_contexts(pairs)),
     )
 
 
@@ -178,5 +206,44 @@ def _ranking(setting: Setting) -> Ranking:
     return Ranking(setting=setting, methods=len(peaks), swapped=tuple(swapped))
 
 
-def _order(one: int, other: int) -> int:
+def _timing(setting: Setting) -> Timing:
+    times = [
+        (pair.measured.label, median(measured.step_times_s), simulated.roofline.step_s)
+        for pair in setting.pairs
+        if pair.measurements
+        for measured, simulated in [pair.measurements]
+        if measured.step_times_s and simulated.roofline
+    ]
+    return Timing(
+        setting=setting,
+        errors=tuple((label, estimate / seen - 1) for label, seen, estimate in times),
+        in_order=sum(
+            _order(one[1], other[1]) == _order(one[2], other[2])
+            for one, other in combinations(times, 2)
+        ),
+    )
+
+
+def _contexts(pairs: Sequence[Pair]) -> Iterable[Beside]:
+    found: dict[tuple[str, str], list[Measurement]] = {}
+    for pair in pairs:
+        if pair.measurements and pair.simulated:
+            place = pair.measured.environment.device, pair.simulated.environment.device
+            found.setdefault(place, []).append(pair.measurements[0])
+    for (device, card), seen in found.items():
+        # What is reserved never shrinks unless the device is full.
+        trained = (
+            (one.device_used_bytes, one.peak_reserved_bytes)
+            for one in seen
+            if one.device_used_bytes is not None
+        )
+        yield Beside(
+            device=device,
+            card=card,
+            fresh=tuple(one.context_bytes for one in seen if one.context_bytes is not None),
+            trained=tuple(used - reserved for used, reserved in trained),
+        )
+
+
+def _order(one: float, other: float) -> int:
     return (one > other) - (one < other)

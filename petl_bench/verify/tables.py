@@ -1,16 +1,21 @@
 """What pairs say about the simulation, for people: tables, and one Markdown page."""
 
 from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 
+from petl_bench import cards
+from petl_bench.case import Attention, Mode
 from petl_bench.record import PROTOCOL_VERSION, Phase, Record, Status
 from petl_bench.tables import ABSENT, Cell, Column, Table, status_text, to_markdown
 from petl_bench.units import format_bytes
 from petl_bench.verify.errors import (
     SCOPES,
     WHOLE_STEP,
+    Beside,
     Counter,
     ErrorSummary,
     Ranking,
+    Timing,
     Verification,
     differences_of,
 )
@@ -53,7 +58,16 @@ def _under_sentence(whole: ErrorSummary) -> str:
 def case_name(record: Record) -> str:
     """The record's case in a few words."""
     backbone, workload = record.case.backbone, record.case.workload
-    return f"{record.label} on {backbone.name}, {backbone.dtype}, batch {workload.batch_size}"
+    told = [
+        f"{record.label} on {backbone.name}",
+        backbone.dtype,
+        f"batch {workload.batch_size}",
+        backbone.attention if backbone.attention is not Attention.EAGER else None,
+        f"autocast {workload.autocast}" if workload.autocast else None,
+        "checkpointing" if workload.checkpointing else None,
+        workload.mode if workload.mode is not Mode.TRAINING else None,
+    ]
+    return ", ".join(filter(None, told))
 
 
 def overview(verification: Verification) -> list[Table]:
@@ -62,6 +76,8 @@ def overview(verification: Verification) -> list[Table]:
         _exceptions_table(verification.exceptions),
         _summary_table(verification.summaries),
         _ranking_table(verification.rankings),
+        _timing_table(verification.timings),
+        _context_table(verification.contexts),
     ]
     return [table for table in tables if table.rows]
 
@@ -141,6 +157,56 @@ def _ranking_table(rankings: Iterable[Ranking]) -> Table:
         caption="Pairs of methods of which the same one needs more, simulated as measured.",
         columns=_columns("<setting", ">methods", ">pairs in order", "<swapped"),
         rows=tuple(rows),
+    )
+
+
+def _timing_table(timings: Iterable[Timing]) -> Table:
+    rows = []
+    for each in timings:
+        bias = median(error for _, error in each.errors)
+        method, worst = max(each.errors, key=lambda found: abs(found[1]))
+        rows.append(
+            (
+                Cell(text=each.setting.title),
+                Cell(text=str(len(each.errors)), number=len(each.errors)),
+                _error_cell(bias),
+                _error_cell(worst),
+                Cell(text=method),
+                Cell(text=f"{each.in_order} of {each.comparisons}", number=each.in_order),
+            )
+        )
+    return Table(
+        title="Time a step: the roofline's estimate beside measured",
+        caption="Error: estimate / median measured - 1. Bias: the median of the signed errors.",
+        columns=_columns(
+            "<setting", ">cases", ">bias", ">worst", "<worst method", ">pairs in order"
+        ),
+        rows=tuple(rows),
+    )
+
+
+def _context_table(contexts: Iterable[Beside]) -> Table:
+    rows = tuple(
+        (
+            Cell(text=each.device),
+            Cell(text=when),
+            Cell(text=str(len(seen)), number=len(seen)),
+            *(
+                Cell(text=format_bytes(int(size)), number=int(size))
+                for size in (min(seen), median(seen), max(seen))
+            ),
+            Cell(text=format_bytes(cards.find(each.card).context_bytes)),
+        )
+        for each in contexts
+        for when, seen in (("before the first tensor", each.fresh), ("after steps", each.trained))
+        if seen
+    )
+    return Table(
+        title="What a process takes beside its tensors",
+        caption="The process's memory by NVML less what PyTorch reserved. The card's is a"
+        " simulation's allowance for CUDA's context.",
+        columns=_columns("<device", "<when", ">cases", ">least", ">median", ">most", ">the card's"),
+        rows=rows,
     )
 
 

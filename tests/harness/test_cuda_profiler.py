@@ -317,6 +317,41 @@ def test_a_refusal_that_nobody_observed_has_no_bytes(fake, make_case, monkeypatc
     assert refused.value.requested_bytes is None
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_memory_that_a_library_of_cudas_was_refused_is_out_of_memory_too(
+    fake, make_case, monkeypatch, said
+):
+    del fake
+
+    def refuse(*_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(torch.Tensor, "backward", refuse)
+    with pytest.raises(OutOfMemoryError) as refused:
+        cuda.measure(make_case())
+    assert str(refused.value) == said.splitlines()[0]
+    assert refused.value.requested_bytes is None
+
+
+def test_any_other_error_of_the_device_is_an_error(fake, make_case, monkeypatch):
+    del fake
+
+    def fail(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.Tensor, "backward", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access") as failed:
+        cuda.measure(make_case())
+    assert not isinstance(failed.value, OutOfMemoryError)
+
+
 @pytest.mark.usefixtures("full_device")
 def test_the_worker_makes_a_record_of_what_did_not_fit(make_case, made_up_record):
     place = made_up_record(origin=Origin.MEASURED).environment
@@ -343,12 +378,19 @@ def test_the_worker_makes_a_record_of_what_was_measured(fake, make_case, made_up
 
 
 @pytest.mark.usefixtures("fake")
-def test_a_step_that_fits_but_for_the_counting_of_its_flops_is_measured(make_case, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        AssertionError("sdpa_flop_count: query/key/value shapes are incompatible"),
+    ],
+)
+def test_a_step_whose_flops_cannot_be_counted_is_measured(make_case, monkeypatch, error):
     run = cuda.Step.run
 
     def refuse_under_a_mode(*args):
         if torch.utils._python_dispatch.is_in_torch_dispatch_mode():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            raise error
         run(*args)
 
     monkeypatch.setattr(cuda.Step, "run", refuse_under_a_mode)

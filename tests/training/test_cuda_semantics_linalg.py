@@ -1,8 +1,10 @@
 """What transforms, systems of equations, masks and sparse tensors borrow on CUDA, by hand."""
 
+import pytest
 import torch
 
 from petl_bench.cards import CARDS
+from petl_bench.profilers.simulated.cuda_semantics import block_diagonal
 from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.values import masks_choose_all
 from petl_bench.record import Category
@@ -131,3 +133,22 @@ def test_masking_gathers_and_multiplies():
     """SparseTensorMath.cpp, intersection_binary_op_sparse_dense_out, by an expanded one."""
     sizes = made(lambda x, s: x.sparse_mask(s), meta(64, 32), coordinates(100))
     assert sizes == [4, 100 * 4, 2 * 100 * 8, 100 * 4]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_gradients_of_blocks_are_views_of_the_matrixs(turned):
+    """FunctionsManual.cpp, block_diag_backward, which takes a slice for each."""
+    blocks = torch.rand(3, 2, 4, requires_grad=True)
+    factor = torch.rand(12, 6).t() if turned else torch.rand(6, 12)
+    found = [
+        torch.autograd.grad((diagonal(*blocks.unbind()) * factor).sum(), blocks)[0]
+        for diagonal in (torch.block_diag, block_diagonal)
+    ]
+    assert torch.equal(*found)
+    parts = meta(3, 2, 4).requires_grad_()
+    matrix, part = 4 * 6 * 12, 4 * 3 * 2 * 4
+
+    def run(parts):
+        block_diagonal(*parts.unbind()).backward(meta(6, 12))
+
+    assert made(run, parts) == [matrix, matrix, part]

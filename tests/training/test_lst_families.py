@@ -3,7 +3,9 @@
 Only the names of weights are transformers'. Dropout is off; B batch, T tokens, D width, H heads.
 """
 
+import math
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from torch.nn import functional as F
 
 from petl_bench import method_spec
 from petl_bench.assembly import unsupported
-from petl_bench.case import Case, Workload
+from petl_bench.backbones import FAMILIES
+from petl_bench.case import Backbone, Case, Workload
 
 SPEC = "lst[reduction=2,keep=0-1,temperature=0.5]"
 TEMPERATURE = 0.5
@@ -103,10 +106,10 @@ def bart_layer(w, x, allowed, memory=None, memory_allowed=None):
     return layer_norm(w.at("final_layer_norm"), x + inner, 1e-5)
 
 
-def rotate(x):
-    """Su et al. 2021: unit i and unit i + K / 2 of a head turn by t / 10000^(2 i / K)."""
+def rotate(x, theta=10_000):
+    """Su et al. 2021: unit i and unit i + K / 2 of a head turn by t / theta^(2 i / K)."""
     T, K = x.shape[-2:]
-    angles = torch.arange(T)[:, None] / 10_000 ** (torch.arange(0, K, 2) / K)
+    angles = torch.arange(T)[:, None] / theta ** (torch.arange(0, K, 2) / K)
     cos, sin = angles.cos(), angles.sin()
     first, second = x[..., : K // 2], x[..., K // 2 :]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
@@ -250,6 +253,228 @@ def decoder_logits(w, batch):
     return out @ head.T
 
 
+def conv(w, x):
+    return x @ w("weight") + w("bias")
+
+
+def gelu_tanh(x):
+    return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+def silu(x):
+    return x * torch.sigmoid(x)
+
+
+def gpt2_layer(w, x, allowed):
+    inside = w.at("attn")
+    q, k, v = conv(inside.at("c_attn"), layer_norm(w.at("ln_1"), x, 1e-5)).chunk(3, -1)
+    mixed = attend(*(heads_of(y, HEADS) for y in (q, k, v)), allowed)
+    x = x + conv(inside.at("c_proj"), mixed)
+    inner = conv(w.at("mlp.c_fc"), layer_norm(w.at("ln_2"), x, 1e-5))
+    return x + conv(w.at("mlp.c_proj"), gelu_tanh(inner))
+
+
+def opt_layer(w, x, allowed):
+    inside, normed = w.at("self_attn"), layer_norm(w.at("self_attn_layer_norm"), x, 1e-5)
+    q, k, v = (heads_of(linear(inside.at(f"{n}_proj"), normed), HEADS) for n in "qkv")
+    x = x + linear(inside.at("out_proj"), attend(q, k, v, allowed))
+    inner = linear(w.at("fc1"), layer_norm(w.at("final_layer_norm"), x, 1e-5))
+    return x + linear(w.at("fc2"), inner.clamp(min=0))
+
+
+def phi3_layer(w, x, allowed):
+    inside, normed = w.at("self_attn"), rms_norm(w.at("input_layernorm"), x, 1e-5)
+    qkv = heads_of(linear(inside.at("qkv_proj"), normed), HEADS + 2 * KEY_HEADS)
+    q, k, v = qkv.split([HEADS, KEY_HEADS, KEY_HEADS], 1)
+    q, k = rotate(q), rotate(k)
+    k, v = (y.repeat_interleave(HEADS // KEY_HEADS, 1) for y in (k, v))
+    x = x + linear(inside.at("o_proj"), attend(q, k, v, allowed))
+    normed = rms_norm(w.at("post_attention_layernorm"), x, 1e-5)
+    gate, up = linear(w.at("mlp.gate_up_proj"), normed).chunk(2, -1)
+    return x + linear(w.at("mlp.down_proj"), silu(gate) * up)
+
+
+def neox_layer(w, x, allowed):
+    """Both branches read one state; a quarter of each head turns."""
+    inside = w.at("attention")
+    normed = layer_norm(w.at("input_layernorm"), x, 1e-5)
+    qkv = heads_of(linear(inside.at("query_key_value"), normed), HEADS)
+    q, k, v = qkv.chunk(3, -1)
+    turned = q.shape[-1] // 4
+    q, k = (torch.cat([rotate(y[..., :turned]), y[..., turned:]], -1) for y in (q, k))
+    read = linear(inside.at("dense"), attend(q, k, v, allowed))
+    inner = linear(w.at("mlp.dense_h_to_4h"), layer_norm(w.at("post_attention_layernorm"), x, 1e-5))
+    return x + read + linear(w.at("mlp.dense_4h_to_h"), gelu(inner))
+
+
+WINDOW = 4
+
+
+def gemma_layer(w, x, allowed, *, softcap, theta):
+    """Norms before and after both branches; the first layer sees a window of tokens."""
+
+    def norm(name, y):
+        centred = y / (y.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+        return centred * (1 + w.at(name)("weight"))
+
+    T, first = x.shape[1], w.prefix.endswith(".0.")
+    inside, normed = w.at("self_attn"), norm("input_layernorm", x)
+    q = heads_of(linear(inside.at("q_proj"), normed), HEADS)
+    k, v = (heads_of(linear(inside.at(f"{n}_proj"), normed), KEY_HEADS) for n in "kv")
+    if "q_norm.weight" in inside:
+        q, k = norm("self_attn.q_norm", q), norm("self_attn.k_norm", k)
+    q, k = (rotate(y, 10_000 if first else theta) for y in (q, k))
+    k, v = (y.repeat_interleave(HEADS // KEY_HEADS, 1) for y in (k, v))
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if first:
+        allowed = allowed & torch.ones(T, T, dtype=torch.bool).triu(1 - WINDOW)
+    mixed = scores.masked_fill(~allowed, float("-inf")).softmax(-1) @ v
+    read = linear(inside.at("o_proj"), mixed.transpose(1, 2).flatten(2))
+    x = x + norm("post_attention_layernorm", read)
+    units, normed = w.at("mlp"), norm("pre_feedforward_layernorm", x)
+    gate, up = linear(units.at("gate_proj"), normed), linear(units.at("up_proj"), normed)
+    inner = linear(units.at("down_proj"), gelu_tanh(gate) * up)
+    return x + norm("post_feedforward_layernorm", inner)
+
+
+def causal_exit(w, layers, embedded, layer, norm, batch):  # noqa: PLR0917
+    """The ladder beside a decoder, read by its head: final states, [B, T, D]."""
+    ladder = w.at("ladders.default")
+    side = ladder.at("stacks.decoder")
+    allowed = before(batch["input_ids"].shape[1]) & seen(batch["attention_mask"])
+    _, s = climb(side, layers, embedded, lambda v, x, _: layer(v, x, allowed))
+    return linear(ladder.at("exit"), norm(side.at("design.thin.norm"), s))
+
+
+def gpt2_logits(w, batch):
+    base, tokens = w.at("transformer"), batch["input_ids"]
+    embedded = base("wte.weight")[tokens] + base("wpe.weight")[: tokens.shape[1]]
+    out = causal_exit(
+        w, base.at("h"), embedded, gpt2_layer, lambda v, x: layer_norm(v, x, 1e-5), batch
+    )
+    return out @ base("wte.weight").T
+
+
+def opt_logits(w, batch):
+    base, mask = w.at("model.decoder"), batch["attention_mask"]
+    positions = mask.cumsum(1) * mask + 1
+    embedded = base("embed_tokens.weight")[batch["input_ids"]]
+    embedded = embedded + base("embed_positions.weight")[positions]
+    out = causal_exit(
+        w, base.at("layers"), embedded, opt_layer, lambda v, x: layer_norm(v, x, 1e-5), batch
+    )
+    return out @ base("embed_tokens.weight").T
+
+
+def phi3_logits(w, batch):
+    embedded = w("model.embed_tokens.weight")[batch["input_ids"]]
+    out = causal_exit(
+        w, w.at("model.layers"), embedded, phi3_layer, lambda v, x: rms_norm(v, x, 1e-5), batch
+    )
+    return linear(w.at("lm_head"), out)
+
+
+def neox_logits(w, batch):
+    embedded = w("gpt_neox.embed_in.weight")[batch["input_ids"]]
+    out = causal_exit(
+        w, w.at("gpt_neox.layers"), embedded, neox_layer, lambda v, x: layer_norm(v, x, 1e-5), batch
+    )
+    return linear(w.at("embed_out" if "embed_out.weight" in w else "lm_head"), out)
+
+
+def gemma_logits(w, batch, *, softcap, theta, logits_cap):
+    table = w("model.embed_tokens.weight")
+    embedded = table[batch["input_ids"]] * table.shape[1] ** 0.5
+
+    def norm(v, x):
+        return x / (x.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * (1 + v("weight"))
+
+    def layer(v, x, allowed):
+        return gemma_layer(v, x, allowed, softcap=softcap, theta=theta)
+
+    logits = causal_exit(w, w.at("model.layers"), embedded, layer, norm, batch) @ table.T
+    return logits_cap * torch.tanh(logits / logits_cap) if logits_cap else logits
+
+
+def distilbert_layer(w, x, allowed):
+    inside = w.at("attention")
+    q, k, v = (heads_of(linear(inside.at(f"{n}_lin"), x), HEADS) for n in "qkv")
+    read = linear(inside.at("out_lin"), attend(q, k, v, allowed))
+    x = layer_norm(w.at("sa_layer_norm"), x + read, 1e-12)
+    inner = linear(w.at("ffn.lin2"), gelu(linear(w.at("ffn.lin1"), x)))
+    return layer_norm(w.at("output_layer_norm"), x + inner, 1e-12)
+
+
+def distilbert_logits(w, batch):
+    """The head is two layers, both new with the task and the ladder's."""
+    table, tokens = w.at("distilbert.embeddings"), batch["input_ids"]
+    embedded = table("word_embeddings.weight")[tokens]
+    embedded = embedded + table("position_embeddings.weight")[: tokens.shape[1]]
+    embedded = layer_norm(table.at("LayerNorm"), embedded, 1e-12)
+    layers = w.at("distilbert.transformer.layer")
+    out = encoder_exit(w, layers, embedded, distilbert_layer, batch)
+    head = w.at("ladders.default.head")
+    return linear(head.at("1"), linear(head.at("0"), out[:, 0]).clamp(min=0))
+
+
+BUCKETS = 8
+
+
+def bucket(distance):
+    """He et al. 2021: up to half the buckets one a distance, beyond it by its logarithm."""
+    half, furthest = BUCKETS // 2, 200
+    if abs(distance) <= half:
+        return distance
+    share = math.log(abs(distance) / half) / math.log((furthest - 1) / half)
+    return round(math.copysign(math.ceil(share * (half - 1)) + half, distance))
+
+
+def deberta_layer(w, x, allowed, relative_RD):
+    """He et al. 2021, arXiv:2006.03654, equation 4; positions go through the words' matrices."""
+    T, inside = x.shape[1], w.at("attention.self")
+
+    def heads(name, y):
+        return heads_of(linear(inside.at(f"{name}_proj"), y), HEADS)
+
+    q, k, v = (heads(name, x) for name in ("query", "key", "value"))
+    rows = torch.tensor([[bucket(i - j) + BUCKETS for j in range(T)] for i in range(T)])
+    rows = rows.clamp(0, 2 * BUCKETS - 1)
+    kr, qr = (heads(name, relative_RD[None])[0][:, rows] for name in ("key", "query"))
+    scores = q @ k.transpose(-1, -2)
+    scores = scores + torch.einsum("bhik,hijk->bhij", q, kr)
+    scores = scores + torch.einsum("bhjk,hijk->bhij", k, qr)
+    scores = scores / (3 * q.shape[-1]) ** 0.5
+    lowest = torch.finfo(scores.dtype).min  # a padded query sees all alike
+    weights = scores.masked_fill(~(allowed & allowed.transpose(-1, -2)), lowest).softmax(-1)
+    read = linear(w.at("attention.output.dense"), (weights @ v).transpose(1, 2).flatten(2))
+    x = layer_norm(w.at("attention.output.LayerNorm"), x + read, 1e-7)
+    inner = linear(w.at("output.dense"), gelu(linear(w.at("intermediate.dense"), x)))
+    return layer_norm(w.at("output.LayerNorm"), x + inner, 1e-7)
+
+
+def deberta_logits(w, batch):
+    mask, table = batch["attention_mask"], w.at("deberta.embeddings")
+    embedded = table("word_embeddings.weight")[batch["input_ids"]]
+    embedded = layer_norm(table.at("LayerNorm"), embedded, 1e-7) * mask[..., None]
+    ladder, allowed = w.at("ladders.default"), seen(mask)
+    side = ladder.at("stacks.encoder")
+    thin, full = side.at("design.thin.positions"), w.at("deberta.encoder")
+    relative = {
+        name: layer_norm(at.at("LayerNorm"), at("rel_embeddings.weight"), 1e-7)
+        for name, at in (("side", thin), (None, full))
+    }
+    _, s = climb(
+        side,
+        full.at("layer"),
+        embedded,
+        lambda v, x, which: deberta_layer(v, x, allowed, relative[which]),
+    )
+    first = linear(ladder.at("exit"), s)[:, 0]
+    return linear(ladder.at("head"), gelu(linear(w.at("pooler.dense"), first)))
+
+
 def loss_of(logits, labels, *, shifts):
     if shifts:
         logits, labels = logits[:, :-1], labels[:, 1:]
@@ -270,7 +495,69 @@ REFERENCES = {
     "qwen2": decoder_logits,
     "qwen3": decoder_logits,
     "mistral": decoder_logits,
+    "gpt2": gpt2_logits,
+    "opt": opt_logits,
+    "phi3": phi3_logits,
+    "gpt_neox": neox_logits,
+    "gemma2": partial(gemma_logits, softcap=50, theta=10_000, logits_cap=30),
+    "gemma3_text": partial(gemma_logits, softcap=None, theta=1_000_000, logits_cap=None),
+    "distilbert": distilbert_logits,
+    "deberta-v2": deberta_logits,
 }
+
+_LAYERS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+_FEED_FORWARD = {"intermediate_size": 64}
+_GEMMA = {
+    **_LAYERS,
+    **_FEED_FORWARD,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+    "sliding_window": WINDOW,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+READ = {  # off their modules: no family of ours knows them
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 200},
+    "opt": {**_LAYERS, "ffn_dim": 64, "word_embed_proj_dim": 32, "max_position_embeddings": 200},
+    "phi3": {**_LAYERS, **_FEED_FORWARD, "num_key_value_heads": 2, "pad_token_id": 0},
+    "gpt_neox": {**_LAYERS, "hidden_size": 64, **_FEED_FORWARD},
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "distilbert": {
+        "dim": 32,
+        "n_layers": 2,
+        "n_heads": 4,
+        "hidden_dim": 64,
+        "max_position_embeddings": 200,
+    },
+    "deberta-v2": {
+        **_LAYERS,
+        **_FEED_FORWARD,
+        "max_position_embeddings": 200,
+        "position_buckets": BUCKETS,
+        "relative_attention": True,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+    },
+}
+CAUSAL = ["gpt2", "opt", "phi3", "gpt_neox", "gemma2", "gemma3_text"]
+
+
+@pytest.fixture
+def make(make_tiny):
+    """Factory: a tiny backbone by its family's name, or by transformers'."""
+
+    def tiny(name, **changes):
+        if name not in READ:
+            return make_tiny(name, **changes)
+        config = {"model_type": name, "vocab_size": 96, **READ[name], **changes}
+        family = FAMILIES["auto-causal-lm" if name in CAUSAL else "auto-sequence-classification"]
+        return Backbone(name=name, family=family.name, config=family.normalise(config))
+
+    return tiny
 
 
 def padded(batch):
@@ -282,9 +569,9 @@ def padded(batch):
 
 
 @pytest.fixture(params=REFERENCES)
-def stirred(request, make_tiny, attach):
+def stirred(request, make, attach):
     """A family's name, and its ladder with weights far from their start."""
-    built = attach(SPEC, make_tiny(request.param))
+    built = attach(SPEC, make(request.param))
     torch.manual_seed(3)
     for parameter in built.model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -316,7 +603,7 @@ def test_forward_and_gradients_are_the_papers(stirred):
     assert all(name in trained for name in dict(model.named_parameters()) if "ladders" in name)
 
 
-GENERATING = ["bart", "llama", "qwen2", "qwen3", "mistral"]
+GENERATING = ["bart", "llama", "qwen2", "qwen3", "mistral", "gpt2", "gpt_neox", "gemma3_text"]
 
 
 @pytest.mark.parametrize("search", [{"do_sample": False}, {"num_beams": 3, "do_sample": True}])

@@ -37,6 +37,7 @@ NOT_ON_ENCODER_DECODERS = {
     "adaption_prompt": "Unsupported model type",
     "cpt": "CAUSAL_LM",
     "shadow": "decoder",
+    "xlora": "the source's tokens",
 }
 
 
@@ -97,10 +98,9 @@ def test_without_data_it_is_made_as_peft_makes_it(kind, backbone, attach, tmp_pa
     if kind in refusals:
         with pytest.raises(UsageError, match=refusals[kind]):
             attach(spec_of(kind), backbone, device="meta")
-        return
-    if (kind, backbone.family) == ("xlora", "t5"):
-        with pytest.raises(ValueError, match="unexpected keys"):  # of experts that peft saved
-            by_peft_itself(kind, backbone, tmp_path)
+        if kind == "xlora":
+            with pytest.raises(ValueError, match="unexpected keys"):  # of experts that peft saved
+                by_peft_itself(kind, backbone, tmp_path)
         return
     theirs = by_peft_itself(kind, backbone, tmp_path)
     ours = attach(spec_of(kind), backbone, device="meta").model

@@ -58,6 +58,7 @@ class CudaKernels(TorchFunctionMode):
             F.log_softmax: _log_softmax,
             F.linear: partial(autocast.as_one, _linear),
             F.rms_norm: partial(autocast.as_one_in_fp32, rms_norm),
+            torch.block_diag: block_diagonal,
             F.scaled_dot_product_attention: partial(autocast.as_one, partial(attention, card)),
             **others,
         }
@@ -133,6 +134,34 @@ def _linear(
     if bias is None or input.dim() == 2 or input.is_contiguous():  # noqa: PLR2004
         return F.linear(input, weight, bias)
     return torch.matmul(input, weight.t()).add_(bias)
+
+
+def block_diagonal(*blocks: torch.Tensor) -> torch.Tensor:
+    """The same on CUDA, but for the time that a view for each block takes here in backward."""
+    first = blocks[0]
+    if first.dim() != 2 or any(block.shape != first.shape for block in blocks):  # noqa: PLR2004
+        return torch.block_diag(*blocks)
+    matrix: torch.Tensor = _BlockDiagonal.apply(*blocks)  # type: ignore[no-untyped-call]
+    return matrix
+
+
+class _BlockDiagonal(torch.autograd.Function):
+    """Of blocks of one shape, whose gradients are views of the matrix's, all made by one operator.
+
+    torch/csrc/autograd/FunctionsManual.cpp, block_diag_backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *blocks: torch.Tensor) -> torch.Tensor:
+        ctx.size = (len(blocks), *blocks[0].shape)
+        return torch.block_diag(*blocks)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (grad,) = grads
+        (_, rows, columns), (down, across) = ctx.size, grad.stride()
+        strides = (rows * down + columns * across, down, across)
+        return grad.as_strided(ctx.size, strides, grad.storage_offset()).unbind()
 
 
 @contextmanager

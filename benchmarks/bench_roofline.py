@@ -1,35 +1,36 @@
-"""Step times that the roofline estimates beside real ones on this CPU, method by method.
+"""Steps timed on this CPU, for tests/simulated/test_step_order.py to judge the roofline by.
 
-pytest benchmarks/bench_roofline.py --benchmark-only -s
+python benchmarks/bench_roofline.py FOLDER [BACKBONE ...]
 
-The machine gets rates of its own, timed here with programs that know no model: a matrix product,
-sums of tensors of several sizes, elements of each kind, new memory, a small operator. One thread,
-in seconds of its own processor time, least of several rounds in which the methods take turns, so
-that what else the machine does counts as little as can be. What is told are ratios and the order.
+Writes FOLDER/rates.json, the CPU's rates between backbones, and FOLDER/BACKBONE.json, the steps.
+One thread, in seconds of the process's own processor time. A method has a process of its own, as
+a user's run has; and the methods take turns, a step each, so that what else the machine does falls
+on all of them alike. The C library is told to keep what is freed: docs/speed.md says why.
 """
 
 import json
+import multiprocessing
+import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
-from torch import nn
 
 from petl_bench import backbones
 from petl_bench.assembly import assemble, make_batch
 from petl_bench.case import Case, Workload
+from petl_bench.environment import processor_environment
 from petl_bench.method_spec import parse_specs
 from petl_bench.profilers.cuda import NoProfiler
-from petl_bench.profilers.simulated.ledger import Ledger
-from petl_bench.profilers.simulated.machines import Cpu, Kind
-from petl_bench.profilers.simulated.profiler import META, no_collection
-from petl_bench.profilers.simulated.roofline import Roofline
+from petl_bench.profilers.simulated.calibration import calibrated
 from petl_bench.steps import Step
 
-SPECS = ("full", "lora", "adapter", "bitfit", "ia3", "prompt", "lst")
+SPECS = ("full", "adapter", "lora", "bitfit", "prompt", "lst", "lst[variant=lean]")
 BACKBONES: dict[str, dict[str, Any] | None] = {  # a configuration, where no name stands for it
     "t5-small": None,
     "small-bert": {
@@ -40,136 +41,105 @@ BACKBONES: dict[str, dict[str, Any] | None] = {  # a configuration, where no nam
         "num_attention_heads": 12,
         "intermediate_size": 1536,
     },
-    "small-llama": {
-        "model_type": "llama",
-        "vocab_size": 32000,
-        "hidden_size": 512,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 2,
-        "intermediate_size": 1536,
-    },
 }
-WORKLOAD = Workload(batch_size=2, source_length_tokens=128, target_length_tokens=16)
-ROUNDS = 3
+WORKLOAD_FIELDS = {"batch_size": 2, "source_length_tokens": 128, "target_length_tokens": 16}
+WARM_UP = 2
+ROUNDS = 12
+KEEPS_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}  # mallopt(3)
 
 
-def seconds(run: Callable[[], object], rounds: int = 9) -> float:
-    """Least of several times, after one that does not count."""
-    run()
-    times = []
-    for _ in range(rounds):
-        begin = time.thread_time()
-        run()
-        times.append(time.thread_time() - begin)
-    return min(times)
-
-
-def calibrated() -> Cpu:
-    """This machine's rates. What a step finds outside of the caches is found there here, too."""
-    torch.set_num_threads(1)
-    n, few, many, count = 512, 32, 1_000_000, 128
-    square, wide = torch.rand(2 * n, 2 * n), torch.rand(few, n)
-    flops_per_s = 2 * (2 * n) ** 3 / seconds(lambda: square @ square)
-    cold = [torch.rand(n, n) for _ in range(count)]  # 128 MiB
-    narrow_s = seconds(lambda: [wide @ weight for weight in cold]) / count
-    triples = list(zip(cold, cold[1:], cold[2:], strict=False))[::3]
-    sums_s = seconds(lambda: [torch.add(x, y, out=out) for x, y, out in triples]) / len(triples)
-    pairs = list(zip(cold[::2], cold[1::2], strict=True))
-    turned_s = seconds(lambda: [out.copy_(x.t()) for x, out in pairs]) / len(pairs)
-    large = torch.empty(16_000_000)
-    new_s = seconds(lambda: torch.empty(16_000_000).zero_()) - seconds(large.zero_)
-    source, out = torch.rand(1000, 1000), torch.empty(1000, 1000)
-    mask = source > source.mean()
-    kinds: dict[Kind, Callable[[], object]] = {
-        Kind.RANDOM: lambda: out.bernoulli_(0.9),
-        Kind.EXPONENTIAL: lambda: torch.exp(source, out=out),
-        Kind.TANH: lambda: torch.tanh(source, out=out),
-        Kind.ROOT: lambda: torch.sqrt(source, out=out),
-        Kind.CHOICE: lambda: out.masked_fill_(mask, 0.0),
-    }
-    element_s = {kind: seconds(run) / many for kind, run in kinds.items()}
-    return Cpu(
-        flops_per_s=flops_per_s,
-        pack_s=(narrow_s - 2 * few * n * n / flops_per_s) / (n * (few + n)),
-        bytes_per_s=3 * cold[0].nbytes / sums_s,
-        page_s=new_s / large.nbytes,
-        launch_s=launch_s(),
-        element_s=element_s | {Kind.STRIDED: turned_s / (n * n)},
-    )
-
-
-def launch_s() -> float:
-    """A training step of a network too small for its arithmetic to matter, by its operators."""
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    model, x = nn.TransformerEncoder(layer, 8, enable_nested_tensor=False), torch.rand(1, 4, 8)
-    optimizer = torch.optim.AdamW(model.parameters())
-
-    def step() -> None:
-        model(x).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    took, kernels = seconds(step), 0
-
-    def note(func: Any, *_: object) -> None:
-        nonlocal kernels
-        kernels += not func.is_view
-
-    with Ledger(frozenset({"cpu"}), cuda=False) as ledger:
-        ledger.on_operator = note
-        step()
-    return took / kernels
-
-
-def case(backbone: str, spec: str, folder: Path) -> Case:
-    ((_, method),) = parse_specs(spec)
+def cases(backbone: str, folder: Path) -> dict[str, Case]:
+    """The methods on `backbone`, whose configuration `folder` is given where it has no name."""
     config = BACKBONES[backbone]
-    path = folder / f"{backbone}.json"
+    path = folder / f"{backbone}-config.json"
     if config is not None:
         path.write_text(json.dumps(config))
     found = backbones.find(backbone if config is None else str(path))
-    return Case(backbone=found, method=method, workload=backbones.fitted(found, WORKLOAD))
+    workload = backbones.fitted(found, Workload(**WORKLOAD_FIELDS))
+    specs = [(spec, method) for spec in SPECS for _, method in parse_specs(spec)]
+    return {spec: Case(backbone=found, method=method, workload=workload) for spec, method in specs}
 
 
-def estimated(asked: Case, machine: Cpu) -> float:
-    """Of the CPU's own operators: none of CUDA's kernels in their place."""
-    roofline = Roofline(machine)
-    step = Step(assemble(asked, META).model, asked.workload)
-    batch = make_batch(asked, META)
-    with no_collection(), Ledger(cuda=False) as ledger:
+def measured(asked: dict[str, Case]) -> dict[str, list[float]]:
+    """Processor seconds of a step by method, round by round."""
+    runners = {spec: Apart(steps, case) for spec, case in asked.items()}
+    took: dict[str, list[float]] = {spec: [] for spec in asked}
+    for number in range(WARM_UP + ROUNDS):
+        for spec, runner in runners.items():
+            seconds = runner.next()
+            if number >= WARM_UP:
+                took[spec].append(round(seconds, 6))
+        print(number, {spec: times[-1:] for spec, times in took.items()}, flush=True)
+    for runner in runners.values():
+        runner.end()
+    return took
+
+
+class Apart:
+    """A generator that runs in a forked process."""
+
+    def __init__(self, run: Callable[..., Iterator[Any]], *args: Any) -> None:
+        context = multiprocessing.get_context("fork")
+        self._answers, theirs = context.Pipe()
+        self._process = context.Process(target=answer, args=(theirs, run, *args), daemon=True)
+        self._process.start()
+
+    def next(self) -> Any:
+        """What it yields next."""
+        self._answers.send(None)
+        return self._answers.recv()
+
+    def end(self) -> None:
+        """Now, wherever it is."""
+        self._process.kill()
+        self._process.join()
+
+
+def answer(asked: Connection, run: Callable[..., Iterator[Any]], *args: Any) -> None:
+    values = run(*args)
+    while True:
+        asked.recv()
+        asked.send(next(values))
+
+
+def steps(case: Case) -> Iterator[float]:
+    """Seconds of one after the other."""
+    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
+    step, batch = Step(assemble(case, cpu).model, case.workload), make_batch(case, cpu)
+    while True:
+        begin = time.process_time()
         step.run(batch, NoProfiler())
-        ledger.on_operator = roofline.add
-        step.run(batch, NoProfiler())
-    return roofline.estimate().step_s
+        yield time.process_time() - begin
 
 
-def measured(asked: dict[str, Case]) -> dict[str, float]:
-    """Processor seconds of a step by method, the least of its rounds."""
-    cpu, least = torch.device("cpu"), dict.fromkeys(asked, float("inf"))
-    for _ in range(ROUNDS):
-        for spec, one in asked.items():
-            step, batch = Step(assemble(one, cpu).model, one.workload), make_batch(one, cpu)
-            took = seconds(lambda: step.run(batch, NoProfiler()), rounds=2)  # noqa: B023
-            least[spec] = min(least[spec], took)
-    return least
+def rates() -> Iterator[dict[str, Any]]:
+    yield asdict(calibrated())
 
 
-@pytest.mark.benchmark(group="roofline beside real steps")
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_order_of_the_methods(benchmark, backbone, tmp_path):
-    machine = calibrated()
-    asked = {spec: case(backbone, spec, tmp_path) for spec in SPECS}
-    real = measured(asked)
-    guess = {spec: estimated(one, machine) for spec, one in asked.items()}
-    orders = [sorted(SPECS, key=side.__getitem__) for side in (guess, real)]
-    pairs = [(a, b) for i, a in enumerate(SPECS) for b in SPECS[i + 1 :]]
-    swapped = [(a, b) for a, b in pairs if (guess[a] < guess[b]) != (real[a] < real[b])]
-    print(f"\n{machine}")
-    for spec in SPECS:
-        ratio = guess[spec] / real[spec]
-        print(f"{spec:10} {guess[spec]:8.3f} s estimated {real[spec]:8.3f} s measured {ratio:6.2f}")
-    print(f"estimated order: {' '.join(orders[0])}\nmeasured order:  {' '.join(orders[1])}")
-    ratios = {spec: guess[spec] / real[spec] for spec in SPECS}
-    benchmark.extra_info.update(ratios=ratios, swapped=swapped)
-    benchmark.pedantic(lambda: estimated(asked["lora"], machine), rounds=1)
+def calibration() -> dict[str, Any]:
+    runner = Apart(rates)
+    found: dict[str, Any] = runner.next()
+    runner.end()
+    return found
+
+
+def main() -> None:
+    if not KEEPS_MEMORY.items() <= os.environ.items():  # read by the library when it starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEPS_MEMORY})  # noqa: S606
+    folder, *names = sys.argv[1:]
+    out = Path(folder)
+    known = [calibration()]
+    for name in names or BACKBONES:
+        answers = {
+            "environment": processor_environment().model_dump(mode="json"),
+            "workload": WORKLOAD_FIELDS,
+            "seconds": measured(cases(name, out)),
+        }
+        (out / f"{name}.json").write_text(json.dumps(answers, indent=1) + "\n")
+        known.append(calibration())
+        (out / "rates.json").write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -150,7 +150,11 @@ def attend(
 def attach(model: nn.Module, ports: Ports, config: PrefixConfig) -> nn.Module:
     """Freeze the backbone, and give it attention that reads prefixes, and their writers."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
-    from transformers import AttentionInterface, AttentionMaskInterface  # noqa: PLC0415
+    from transformers import (  # noqa: PLC0415 - likewise
+        AttentionInterface,
+        AttentionMaskInterface,
+        PreTrainedModel,
+    )
     from transformers.masking_utils import eager_mask  # noqa: PLC0415
 
     freeze(model, keep=ports.task_head)
@@ -160,7 +164,9 @@ def attach(model: nn.Module, ports: Ports, config: PrefixConfig) -> nn.Module:
     AttentionInterface.register(prefixed, partial(attend, implementation=plain))
     # Never None for a causal mask: sdpa's own causal mask would hide the prefix.
     AttentionMaskInterface.register(prefixed, eager_mask)
-    backbone.set_attn_implementation(prefixed)
+    for part in model.modules():  # transformers 5.17 passes over stacks with a copy of its config
+        if isinstance(part, PreTrainedModel):
+            part.set_attn_implementation(prefixed)
 
     parents = {child: parent for parent in model.modules() for child in parent.children()}
     attentions: dict[str, list[nn.Module]] = {}

@@ -29,6 +29,7 @@ estimate of its card.
 from dataclasses import dataclass
 
 from petl_bench.errors import UsageError, hint
+from petl_bench.processors import PROCESSORS
 from petl_bench.units import KIB, MIB
 
 
@@ -223,10 +224,15 @@ def find(name: str) -> Card:
     """The card called `name`.
 
     Raises:
-        UsageError: no such card.
+        UsageError: no such card; a CPU.
     """
     if name in CARDS:
         return CARDS[name]
+    if name in {"cpu", *PROCESSORS}:
+        raise UsageError(
+            f"gpu: {name} is a CPU, whose memory is not simulated: it has no caching allocator;"
+            " petl-bench speed estimates its times"
+        )
     raise UsageError(f"gpu: no card {name!r}; {hint(name, CARDS)}")
 
 

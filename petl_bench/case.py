@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypeAliasType  # typing's own is of Python 3.12
 
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]  # true is not 1
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31, strict=True)]  # true is not 1
 
 
 class Frozen(BaseModel):

@@ -77,6 +77,11 @@ class Suite:
                 cells.setdefault(case.case_id, PlannedCase(label=label, case=case))
         return list(cells.values())
 
+    def asked_for(self, plan: Iterable[PlannedCase]) -> list[PlannedCase]:
+        """`plan` without the baseline, unless that was asked for."""
+        labels = {label for label, _ in method_spec.parse_specs(",".join(self.methods))}
+        return [planned for planned in plan if planned.label in labels]
+
     def backbones(self) -> list[Backbone]:
         """The backbone axes' cells, in the order written."""
         axes = {"name": ["t5-base"], **self.backbone}

@@ -114,6 +114,16 @@ def test_hovering_over_a_band_names_its_tensor_and_nothing_is_fetched(open_page,
     assert page.complaints == []
 
 
+def test_the_table_of_tensors_unfolds_and_needs_no_sideways_scrolling(open_page, write):
+    module = ".".join(["encoder", "block", "0", "layer", "0"] + 9 * ["q_with_a_long_name"])
+    page = open_page(write(_made_up(module)))
+    page.get_by_text("The tensors that take most over the step").click()
+    table = page.get_by_role("region", name="The tensors that take most over the step: lora")
+    assert "from forward (event 5)" in table.text_content()
+    assert "pkg/model.py:7" in table.text_content()
+    assert table.evaluate("(it) => it.scrollWidth <= it.clientWidth")
+
+
 def test_the_page_fits_a_phone_and_the_dark(open_page, write):
     page = open_page(write(_made_up()), viewport={"width": 360, "height": 740}, color_scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") == 360

@@ -14,6 +14,7 @@ from petl_bench.backbones.ports import Ports
 
 from .blocks import PlainBlock
 from .config import LstConfig
+from .designs import Native
 from .side import SideStack
 
 
@@ -46,7 +47,7 @@ class Ladder(nn.Module):
             self.head = copy.deepcopy(ports.task_head).requires_grad_(requires_grad=True)
         # The model's own, which every ladder beside it shares: it is saved with each.
         self.extra = None if ports.extra_input is None else ports.extra_input.embedding
-        self._initialise(given=(None if reads_side else self.head, self.extra))
+        self._initialise(ports, given=(None if reads_side else self.head, self.extra))
 
     def stack(self, name: str) -> SideStack:
         """The side network of the stack called `name`."""
@@ -84,23 +85,45 @@ class Ladder(nn.Module):
             assert isinstance(side, SideStack)
             side.forget()
 
-    def _initialise(self, given: tuple[nn.Module | None, ...]) -> None:
+    def _initialise(self, ports: Ports, given: tuple[nn.Module | None, ...]) -> None:
         """N(0, 0.01^2) in every linear layer, as the authors' code, but in those of `given`.
 
-        Plain blocks start by their own rule, and entry and rungs beside them, which no gate
-        scales, at N(0, 1 / inputs).
+        Blocks that norm each sum, or what they add, give states of size one, beside which what a
+        rung of 0.01 says is lost: with those entry, rungs and exit start at N(0, 1 / inputs), and
+        the blocks as in DeepNet (Wang et al. 2022, arXiv:2203.00555). Plain ones do so by their
+        own rule.
         """
         left = {module for whole in given if whole is not None for module in whole.modules()}
         for module in self.modules():
             if isinstance(module, PlainBlock):
                 module.initialise()
                 left.update(module.modules())
-        plain = self.config.blocks == "plain"
+        normed = _norms_sums(ports, self.config)
+        gains = self._gains() if normed else {}
         for module in self.modules():
             if isinstance(module, nn.Linear) and module not in left:
-                nn.init.normal_(module.weight, std=module.in_features**-0.5 if plain else 0.01)
+                std = gains.get(module, 1.0) * module.in_features**-0.5 if normed else 0.01
+                nn.init.normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def _gains(self) -> dict[nn.Module, float]:
+        """1 / sqrt(layers) for what stands on a residual path: all of native blocks but q and k."""
+        return {
+            linear: len(side.kept) ** -0.5
+            for side in map(self.stack, self.stacks)
+            if isinstance(side.design, Native)
+            for layer in side.kept
+            for sublayer in side.design.thin.sublayers(layer)
+            for role, linear in sublayer.projections.items()
+            if role not in {"q", "k"}
+        }
+
+
+def _norms_sums(ports: Ports, config: LstConfig) -> bool:
+    """Whether the side blocks' norms come after their branches, as in BERT's and BART's layers."""
+    native = config.blocks in {"native", "cross-attention"}
+    return config.blocks == "plain" or (native and any(s.norm_after for s in ports.sublayers))
 
 
 def parts_of(head: nn.Module | None) -> list[nn.Module]:

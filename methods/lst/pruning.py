@@ -13,7 +13,7 @@ Legend: V vocabulary, D hidden size, d side width.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -37,41 +37,45 @@ def fisher_information(
     """Sum over `batches` of the squared gradient of the plain backbone's loss, by parameter name.
 
     The paper takes 1024 batches of one example each: empirical Fisher information with the true
-    labels. The model is in eval mode meanwhile, and no ladder listens. Each gradient is squared
+    labels. The model is in eval mode meanwhile, and no ladder listens. Each gradient is added up
     and dropped as soon as backward has made it, so beside the weights and the sums (on `store`,
     by default the weights' own device) never more than one parameter's gradient is alive. Only
-    matrices of the layers and the embedding are summed: nothing else is asked for.
+    matrices of the layers and the embedding are summed: nothing else is asked for. An embedding
+    that is looked up and nothing more costs the rows that a batch names, not a whole vocabulary.
 
     Raises:
         ValueError: no batch, or a loss that is not finite.
     """
     wanted = _matrices(model)
     names = {p: name for name, p in model.named_parameters() if p in wanted}
-    sums = {
-        name: torch.zeros_like(p, device=store, dtype=torch.float32) for p, name in names.items()
-    }
+    sums = {p: torch.zeros_like(p, device=store, dtype=torch.float32) for p in names}
 
     def absorb(parameter: torch.Tensor) -> None:
         assert parameter.grad is not None
-        squared = parameter.grad.float().square()
-        sums[names[parameter]].add_(squared.to(sums[names[parameter]].device))
+        total = sums[parameter]
+        gradient = parameter.grad.to(total.device, total.dtype)
+        total.addcmul_(gradient, gradient)
         parameter.grad = None
 
+    embedding = _embedding(model)
+    lookups = _lookups(model, embedding)
+    by_backward = [p for p in names if p is not embedding or not lookups]
     count = 0
-    with _plain_and_trainable(model, names):
-        handles = [p.register_post_accumulate_grad_hook(absorb) for p in names]
+    with _plain_and_trainable(model, by_backward), _Rows(lookups) as rows:
+        handles = [p.register_post_accumulate_grad_hook(absorb) for p in by_backward]
         try:
             for count, batch in enumerate(batches, start=1):
                 loss = model(**batch)["loss"]
                 if loss.isnan() or loss.isinf():
                     raise ValueError(f"the loss of batch {count} is {loss.item()}")
                 loss.backward()
+                rows.absorb(sums[embedding])
         finally:
             for handle in handles:
                 handle.remove()
     if not count:
         raise ValueError("no batch to take Fisher information from")
-    return sums
+    return {name: sums[p] for p, name in names.items()}
 
 
 @torch.no_grad()
@@ -217,6 +221,62 @@ def _scores(model: Any, importance: Importance | None) -> dict[torch.Tensor, tor
 def _embedding(model: Any) -> nn.Parameter:
     weight: nn.Parameter = model.get_input_embeddings().weight
     return weight
+
+
+def _lookups(model: Any, weight: nn.Parameter) -> list[nn.Embedding]:
+    """The modules that look rows of `weight` up; none if anything else computes with it.
+
+    That is so where it is a language head, too, or where a subclass scales what it looked up.
+    """
+    holders = [m for m in model.modules() if any(p is weight for p in m.parameters(recurse=False))]
+    plain = [m for m in holders if type(m) is nn.Embedding and not m.scale_grad_by_freq]
+    return plain if len(plain) == len(holders) else []
+
+
+class _Rows:
+    """Squared gradients of an embedding, from those of the rows that it looked up in a pass."""
+
+    def __init__(self, lookups: Iterable[nn.Embedding]) -> None:
+        self._lookups = tuple(lookups)
+        self._handles: list[Any] = []
+        self._passed: list[tuple[torch.Tensor, torch.Tensor]] = []  # ids and gradients
+
+    def __enter__(self) -> Self:
+        self._handles = [module.register_forward_hook(self._listen) for module in self._lookups]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _listen(self, module: nn.Module, args: tuple[Any, ...], rows_BTD: torch.Tensor) -> None:
+        ids_BT: torch.Tensor = args[0]
+
+        def keep(leaf_BTD: torch.Tensor) -> None:
+            gradient_BTD, leaf_BTD.grad = leaf_BTD.grad, None
+            assert gradient_BTD is not None
+            assert isinstance(module, nn.Embedding)
+            if module.padding_idx is not None:
+                gradient_BTD = gradient_BTD * (ids_BT != module.padding_idx)[..., None]
+            self._passed.append((ids_BT.flatten(), gradient_BTD.flatten(0, -2)))
+
+        rows_BTD.requires_grad_().register_post_accumulate_grad_hook(keep)
+
+    def absorb(self, total_VD: torch.Tensor) -> None:
+        """Add what the pass that is over gives, and forget it.
+
+        A token that comes more than once has one row: its gradients meet before they are squared.
+        """
+        if not self._passed:
+            return
+        ids_N, gradient_ND = (torch.cat(parts) for parts in zip(*self._passed, strict=True))
+        self._passed.clear()
+        sorted_N, _ = ids_N.sort()
+        first_N = torch.searchsorted(sorted_N, ids_N)  # where its like begin: one place for all
+        met_ND = torch.zeros_like(gradient_ND, dtype=torch.float32)
+        met_ND.index_add_(0, first_N, gradient_ND.float())
+        squared_ND = met_ND.square_().to(total_VD.device)
+        total_VD.index_add_(0, sorted_N.to(total_VD.device), squared_ND)
 
 
 def _matrices(model: Any) -> set[torch.Tensor]:

@@ -19,6 +19,7 @@ from petl_bench.cli import (
     present,
     reproduce,
     run,
+    speed,
     train,
     verify,
 )
@@ -36,9 +37,10 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("show")(present.show)
 app.command("report")(present.report)
-app.command("fit")(fit.fit)
+app.command("fit", short_help="Find the largest batch that fits into a card.")(fit.fit)
+app.command("speed")(speed.speed)
 app.command("explain")(explain.explain)
-app.command("compare")(compare.compare)
+app.command("compare", short_help="Tell whether memory has grown, and where.")(compare.compare)
 app.add_typer(baseline.app, name="baseline")
 app.command("verify")(verify.verify)
 app.command("train")(train.train)
@@ -52,6 +54,10 @@ def main() -> None:
     try:
         app()
     except UsageError as error:
+        _leave(f"error: {error}", 2)
+    except OSError as error:  # a full disk, say: where an option is to blame, it is named
+        if os.environ.get("PETL_BENCH_DEBUG"):
+            raise
         _leave(f"error: {error}", 2)
     except Exception as error:
         if os.environ.get("PETL_BENCH_DEBUG"):

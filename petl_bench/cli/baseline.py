@@ -45,7 +45,8 @@ def update(
     elif before:
         after = simulate_again(before)
     else:
-        raise UsageError(f"baseline: {file} is not there; name a run with --from")
+        what = "holds no record" if file.exists() else "is not there"
+        raise UsageError(f"baseline: {file} {what}; name a run with --from")
     if not after:
         raise UsageError("from: no record there")
     for record in after:

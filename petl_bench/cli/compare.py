@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from petl_bench.cli.again import simulate_again
+from petl_bench.cli.output import stdout, writing
 
 if TYPE_CHECKING:
     from petl_bench.comparison import Outcome
     from petl_bench.comparison.thresholds import Threshold
     from petl_bench.record import Record
-
-WIDTH_OF_A_PIPE = 200
 
 
 def compare(  # noqa: PLR0917 - one parameter an option
@@ -103,13 +102,11 @@ def judge(
 
 def print_outcome(outcome: "Outcome") -> None:
     """The table, then what moved in each case that did, the worst first."""
-    from rich.console import Console
-
     from petl_bench.comparison.tables import table
     from petl_bench.comparison.words import details, message
     from petl_bench.tables import to_rich
 
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
+    console = stdout()
     console.print(to_rich(table(outcome)))
     for case in outcome.cases:
         if details(case):
@@ -128,10 +125,5 @@ def _read(paths: Sequence[Path]) -> "list[Record]":
 
 
 def _write(path: Path, option: str, text: str, *, append: bool = False) -> None:
-    from petl_bench.errors import UsageError
-
-    try:
-        with path.open("a" if append else "w", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise UsageError(f"{option}: cannot write {path}: {error.strerror}") from None
+    with writing(option, path), path.open("a" if append else "w", encoding="utf-8") as file:
+        file.write(text)

@@ -12,6 +12,7 @@ import typer
 
 from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
+from petl_bench.cli.output import command_line, stdout, writing
 
 if TYPE_CHECKING:
     from petl_bench.explain import Difference, Explanation, Kind, StepTimeline
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from petl_bench.tables import Cell, Table
 
 SMALLEST_BRANCH = 0.01  # of the peak; smaller modules are left out of the tree
-WIDTH_OF_A_PIPE = 200
 
 
 class View(StrEnum):
@@ -33,29 +33,14 @@ class View(StrEnum):
     SOURCE = "source"
 
 
-def explain(  # noqa: PLR0917 - one parameter an option
+@options.with_case_options
+def explain(
+    *,
     method: Annotated[str, typer.Argument(help="A method, such as lst or lora[r=8].")],
     against: Annotated[
         str | None, options.option("Another method: tell what sets the two apart.", "none")
     ] = None,
-    backbone: options.BackboneName = None,
-    workload: options.WorkloadName = None,
-    batch_size: options.BatchSize = None,
-    source_length: options.SourceLength = None,
-    target_length: options.TargetLength = None,
-    dtype: options.WeightDType = None,
-    optimizer: options.OptimizerName = None,
-    attention: options.AttentionName = None,
-    quantize: options.Quantize = None,
-    mode: options.ModeName = None,
-    beams: options.Beams = None,
-    autocast: options.Autocast = None,
-    checkpointing: options.Checkpointing = None,
-    accumulation_steps: options.AccumulationSteps = None,
-    clip_grad_norm: options.ClipGradNorm = None,
-    zero_grad: options.ZeroGradHabit = None,
-    parallel: options.ParallelName = None,
-    world_size: options.WorldSize = None,
+    case: options.CaseOptions,
     gpu: options.Gpu = None,
     emulate: options.Emulate = None,
     by: Annotated[View, typer.Option(help="What the largest rows tell apart.")] = View.TENSOR,
@@ -73,27 +58,7 @@ def explain(  # noqa: PLR0917 - one parameter an option
 
     options.check_era(emulate)
     card = cards.find(gpu or DEFAULT_CARD)
-    axes = options.case_axes(
-        name=backbone,
-        dtype=dtype,
-        attention=attention,
-        quantize=quantize,
-        batch_size=batch_size,
-        source_length=source_length,
-        target_length=target_length,
-        optimizer=optimizer,
-        workload=workload,
-        mode=mode,
-        beams=beams,
-        autocast=autocast,
-        checkpointing=checkpointing,
-        accumulation_steps=accumulation_steps,
-        clip_grad_norm=clip_grad_norm,
-        zero_grad=zero_grad,
-        parallel=parallel,
-        world_size=world_size,
-    )
-    cells = [_planned(spec, axes) for spec in (method, against) if spec is not None]
+    cells = [_planned(spec, case.axes()) for spec in (method, against) if spec is not None]
 
     from petl_bench import explain as explaining
     from petl_bench.profilers.simulated.era import ERAS
@@ -117,21 +82,15 @@ def explain(  # noqa: PLR0917 - one parameter an option
 
 
 def _write_page(explained: "Sequence[tuple[Explanation, StepTimeline]]", page: Path) -> None:
-    import shlex
-
-    from petl_bench.errors import UsageError
     from petl_bench.explain import difference
     from petl_bench.report.explanation import write_explanation
 
     first, *others = [found for found, _ in explained]
     headline = difference(first, others[0]).summary if others else first.headline
-    command = shlex.join(["petl-bench", *sys.argv[1:]])
-    try:
+    with writing("html", page):
         write_explanation(
-            explained, page, headline=headline, setting=_setting(first), command=command
+            explained, page, headline=headline, setting=_setting(first), command=command_line()
         )
-    except OSError as error:
-        raise UsageError(f"html: cannot write {page}: {error.strerror}") from None
     print(f"page: {page}", file=sys.stderr)
 
 
@@ -147,8 +106,8 @@ def _planned(spec: str, axes: Mapping[str, Mapping[str, Any]]) -> "PlannedCase":
     suite = Suite(methods=(spec,), **axes)
     if suite.takes_the_largest:
         raise UsageError("workload: explain takes one at a time")
-    plan = suite.plan()
-    return next(cell for cell in plan if cell.label == labels[0])
+    (cell,) = suite.asked_for(suite.plan())
+    return cell
 
 
 @contextmanager
@@ -188,11 +147,9 @@ def _tell_apart(
 
 
 def _print(sentence: str, found: "Explanation", tables: Iterable["Table"]) -> None:
-    from rich.console import Console
-
     from petl_bench.tables import to_rich
 
-    console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
+    console = stdout()
     console.print(sentence, markup=False, highlight=False)
     console.print(_setting(found), style="dim", markup=False, highlight=False)
     for table in tables:

@@ -8,16 +8,19 @@ import typer
 
 from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
+from petl_bench.cli.misfits import check_fit, tell
+from petl_bench.cli.output import print_tables, writing
+from petl_bench.cli.progress import bar
 
 if TYPE_CHECKING:
     from petl_bench.cards import Card
     from petl_bench.fit import Curve, Frontier, Question
     from petl_bench.suite import PlannedCase
 
-WIDTH_OF_A_PIPE = 200
 
-
-def fit(  # noqa: PLR0917 - one parameter an option
+@options.with_case_options
+def fit(
+    *,
     memory: Annotated[
         str | None,
         options.option("The card's memory, such as 16GiB or 16GiB,24GiB.", "that of the --gpu"),
@@ -27,26 +30,15 @@ def fit(  # noqa: PLR0917 - one parameter an option
         str, typer.Option(help="What is made as large as fits: batch, length or backbone.")
     ] = "batch",
     methods: Annotated[
-        str | None, options.option("What to ask about, such as lst,lora[r=8|32].", "all")
+        str | None,
+        typer.Option(
+            "--methods",
+            "-m",
+            help="What to ask about, such as lst,lora[r=8|32].",
+            show_default="all",
+        ),
     ] = None,
-    backbone: options.BackboneName = None,
-    workload: options.WorkloadName = None,
-    batch_size: options.BatchSize = None,
-    source_length: options.SourceLength = None,
-    target_length: options.TargetLength = None,
-    dtype: options.WeightDType = None,
-    optimizer: options.OptimizerName = None,
-    attention: options.AttentionName = None,
-    quantize: options.Quantize = None,
-    mode: options.ModeName = None,
-    beams: options.Beams = None,
-    autocast: options.Autocast = None,
-    checkpointing: options.Checkpointing = None,
-    accumulation_steps: options.AccumulationSteps = None,
-    clip_grad_norm: options.ClipGradNorm = None,
-    zero_grad: options.ZeroGradHabit = None,
-    parallel: options.ParallelName = None,
-    world_size: options.WorldSize = None,
+    case: options.CaseOptions,
     out: Annotated[
         Path | None, options.option("Folder for JSON, tables and figures.", "none written")
     ] = None,
@@ -64,33 +56,19 @@ def fit(  # noqa: PLR0917 - one parameter an option
         raise UsageError("fit: --json, --markdown and --csv exclude each other")
     card = cards.find(gpu or DEFAULT_CARD)
     axis = one_of("vary", Vary, vary)
-    varied = {Vary.BATCH: batch_size, Vary.LENGTH: source_length}.get(axis)
+    varied = {Vary.BATCH: case.batch_size, Vary.LENGTH: case.source_length}.get(axis)
     if varied is not None:
         raise UsageError(f"fit: the {axis} is what is looked for; leave its option out")
     memories = _memories(memory, card)
     check_memories(memories, card)
-    axes = options.case_axes(
-        name=backbone,
-        dtype=dtype,
-        attention=attention,
-        quantize=quantize,
-        batch_size=batch_size,
-        source_length=source_length,
-        target_length=target_length,
-        optimizer=optimizer,
-        workload=workload,
-        mode=mode,
-        beams=beams,
-        autocast=autocast,
-        checkpointing=checkpointing,
-        accumulation_steps=accumulation_steps,
-        clip_grad_norm=clip_grad_norm,
-        zero_grad=zero_grad,
-        parallel=parallel,
-        world_size=world_size,
-    )
-    asked = methods if methods is not None else ",".join(registry.names())
-    plan = _asked_for(Suite(methods=(asked,), **axes).plan(), asked)
+    suite = Suite(methods=registry.names() if methods is None else (methods,), **case.axes())
+    plan = suite.asked_for(suite.plan())
+    if len({planned.case.workload for planned in plan}) > 1:
+        raise UsageError("workload: fit takes one at a time, and these are several")
+    check_fit(plan)
+    if out is not None:
+        with writing("out", out):  # not after minutes
+            out.mkdir(parents=True, exist_ok=True)
     places = _places(plan[0], axis)
     from petl_bench.environment import simulated_environment
 
@@ -106,6 +84,11 @@ def fit(  # noqa: PLR0917 - one parameter an option
         curves=tuple(_ask(questions)),
     )
     _print(found, as_json=as_json, markdown=markdown, csv=csv)
+    tell(
+        (curve, curve.reason.removeprefix("skipped: "))
+        for curve in found.curves
+        if curve.reason and curve.reason.startswith("skipped: ")
+    )
     if memory is not None and gpu is not None and max(memories) > card.memory_bytes:
         from petl_bench.units import format_bytes
 
@@ -133,18 +116,6 @@ def _memories(text: str | None, card: "Card") -> tuple[int, ...]:
         raise UsageError(f"memory: {error}") from None
 
 
-def _asked_for(plan: "list[PlannedCase]", methods: str) -> "list[PlannedCase]":
-    """The plan without the baseline that every plan has, unless it was asked for."""
-    from petl_bench.errors import UsageError
-    from petl_bench.method_spec import parse_specs
-
-    labels = [label for label, _ in parse_specs(methods)]
-    asked = [planned for planned in plan if planned.label in labels]
-    if len({planned.case.workload for planned in asked}) > 1:
-        raise UsageError("workload: fit takes one at a time, and these are several")
-    return asked
-
-
 def _places(planned: "PlannedCase", axis: str) -> tuple[str, ...]:
     """The backbones by size, where they are the axis."""
     if axis != "backbone":
@@ -160,33 +131,21 @@ def _places(planned: "PlannedCase", axis: str) -> tuple[str, ...]:
 
 def _ask(questions: "list[Question]") -> "list[Curve]":
     """Every question's answer, with a progress bar on a terminal. Ctrl-C stops with 130."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
     from petl_bench.fit import curves
 
-    console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("methods", total=len(questions))
+    with bar() as shown:
+        task = shown.add_task("methods", total=len(questions))
         try:
-            return curves(questions, lambda label: bar.update(task, advance=1, description=label))
+            return curves(questions, lambda label: shown.update(task, advance=1, description=label))
         except KeyboardInterrupt:
-            bar.stop()
+            shown.stop()
             print("stopped", file=sys.stderr)
             raise typer.Exit(130) from None
 
 
 def _print(found: "Frontier", *, as_json: bool, markdown: bool, csv: bool) -> None:
     from petl_bench.fit.tables import details, overview, to_frame
-    from petl_bench.tables import to_csv, to_markdown, to_rich
+    from petl_bench.tables import to_csv, to_markdown
 
     several = len(found.memory_bytes) > 1
     tables = [*([overview(found)] if several else []), details(found)]
@@ -197,26 +156,18 @@ def _print(found: "Frontier", *, as_json: bool, markdown: bool, csv: bool) -> No
     elif csv:
         sys.stdout.write(to_csv(to_frame(found)))
     else:
-        from rich.console import Console
-
-        console = Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE)
-        for table in tables:
-            console.print(to_rich(table))
+        print_tables(tables)
 
 
 def _write(found: "Frontier", folder: Path) -> None:
-    from petl_bench.errors import UsageError
     from petl_bench.fit.tables import details, overview, to_frame
     from petl_bench.plots.fit_figures import save_fit_figures
     from petl_bench.tables import to_csv, to_markdown
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with writing("out", folder):
         (folder / "fit.json").write_text(found.model_dump_json() + "\n", encoding="utf-8")
         text = "\n\n".join(map(to_markdown, (overview(found), details(found)))) + "\n"
         (folder / "fit.md").write_text(text, encoding="utf-8")
         (folder / "fit.csv").write_text(to_csv(to_frame(found)), encoding="utf-8")
         save_fit_figures(found, folder)
-    except OSError as error:
-        raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
     print(f"figures: {folder}", file=sys.stderr)

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from petl_bench.cli.output import stdout
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -14,7 +16,6 @@ def methods(
     ] = None,
 ) -> None:
     """List the methods, or one's fields, source and defaults."""
-    from rich.console import Console
     from rich.markup import escape
 
     from petl_bench import registry
@@ -26,13 +27,13 @@ def methods(
         for known in registry.names(scheme):
             method = registry.get(known)
             table.add_row(known, escape(method.title), escape(method.source))
-        Console().print(table)
+        stdout().print(table)
         if name is None:
             more = ", ".join(f"petl-bench methods {scheme}:" for scheme in registry.schemes())
-            Console().print(f"more: {more}", highlight=False, markup=False)
+            stdout().print(f"more: {more}", highlight=False, markup=False)
         return
     method = registry.get(name)
-    console = Console()
+    console = stdout()
     console.print(f"{method.name}: {method.title}", highlight=False, markup=False)
     console.print(f"source: {method.source}", highlight=False, markup=False)
     table = _table("field", "type", "default", "what it is")
@@ -55,10 +56,8 @@ def methods(
 def backbones() -> None:
     """List the built-in backbones.
 
-    A folder with a config.json of their kind works, too.
+    A folder, a config.json or a hub id of any architecture works, too.
     """
-    from rich.console import Console
-
     from petl_bench import backbones as known
     from petl_bench.units import format_count
 
@@ -74,7 +73,7 @@ def backbones() -> None:
             f"{layers} layers, hidden {dims.hidden_size}, feed-forward {dims.feed_forward_size}, "
             f"{dims.num_heads} heads of {dims.head_size}",
         )
-    Console().print(table)
+    stdout().print(table)
 
 
 def _default(value: object) -> str:

@@ -1,5 +1,9 @@
 """Options that several verbs share: what makes a case, and what to simulate it on."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -15,47 +19,7 @@ def option(text: str, default: str) -> Any:
     return typer.Option(help=text, show_default=default)
 
 
-BackboneName = Annotated[
-    str | None, option("A name from `petl-bench backbones`, or a config folder.", "t5-base")
-]
 BatchSize = Annotated[int | None, option("Examples a step.", "100")]
-SourceLength = Annotated[int | None, option("Source tokens an example.", "128")]
-TargetLength = Annotated[int | None, option("Target tokens an example.", "3")]
-WorkloadName = Annotated[
-    str | None,
-    option(f"A paper's: {', '.join(NAMED)}; other options override its fields.", "none"),
-]
-WeightDType = Annotated[str | None, option("Weights: fp32, bf16 or fp16.", "fp32")]
-ModeName = Annotated[str | None, option("training, inference or generate.", "training")]
-Beams = Annotated[int | None, option("Beams of mode generate; 1 is greedy.", "1")]
-Autocast = Annotated[
-    str | None, option("bf16 or fp16: cast in forward, operator by operator.", "none")
-]
-Checkpointing = Annotated[
-    bool | None, option("Run layers again in backward instead of keeping them.", "off")
-]
-AccumulationSteps = Annotated[
-    int | None, option("Parts of a batch whose gradients are added up.", "1")
-]
-ParallelName = Annotated[
-    str | None, option("ddp or fsdp2: simulate one rank of --world-size.", "none")
-]
-WorldSize = Annotated[int | None, option("Ranks; --batch-size is each one's.", "none")]
-ClipGradNorm = Annotated[
-    float | None, option("Norm that gradients are clipped to; 0 switches it off.", "1.0")
-]
-ZeroGradHabit = Annotated[
-    str | None,
-    option("Gradients after a step: free, or keep, filled with zeros.", "the era's, today free"),
-]
-OptimizerName = Annotated[
-    str | None,
-    option("adamw, adamw_fused, adamw_loop, adamw_8bit, adafactor or sgd.", "adamw"),
-]
-AttentionName = Annotated[str | None, option("eager or sdpa.", "eager")]
-Quantize = Annotated[
-    str | None, option("nf4, nf4_double or int8: frozen linear layers in few bits.", "none")
-]
 Gpu = Annotated[str | None, option(f"The card to simulate: {', '.join(CARDS)}.", DEFAULT_CARD)]
 Emulate = Annotated[
     str | None,
@@ -73,51 +37,93 @@ Lanes = Annotated[
 ]
 
 
-def case_axes(
-    *,
-    name: str | None,
-    dtype: str | None,
-    attention: str | None,
-    quantize: str | None,
-    batch_size: int | None,
-    source_length: int | None,
-    target_length: int | None,
-    optimizer: str | None,
-    mode: str | None,
-    beams: int | None,
-    autocast: str | None,
-    checkpointing: bool | None,
-    accumulation_steps: int | None,
-    clip_grad_norm: float | None,
-    zero_grad: str | None,
-    parallel: str | None = None,
-    world_size: int | None = None,
-    workload: str | None = None,
-) -> dict[str, dict[str, list[Any]]]:
-    """A suite's axes of backbone and workload, of the options that were given."""
-    return {
-        "backbone": _given(name=name, dtype=dtype, attention=attention, quantize=quantize),
-        "workload": _given(
-            name=workload,
-            batch_size=batch_size,
-            source_length_tokens=source_length,
-            target_length_tokens=target_length,
-            optimizer=optimizer,
-            mode=mode,
-            beams=beams,
-            autocast=autocast,
-            checkpointing=checkpointing,
-            accumulation_steps=accumulation_steps,
-            clip_grad_norm=clip_grad_norm,
-            zero_grad=zero_grad,
-            parallel=parallel,
-            world_size=world_size,
+@dataclass(frozen=True, kw_only=True)
+class CaseOptions:
+    """What makes a case: each field is an option, None unless given."""
+
+    backbone: Annotated[
+        str | None,
+        option("A name from `petl-bench backbones`, a folder, config.json or hub id.", "t5-base"),
+    ] = None
+    workload: Annotated[
+        str | None,
+        option(f"A paper's: {', '.join(NAMED)}; other options override its fields.", "none"),
+    ] = None
+    batch_size: BatchSize = None
+    source_length: Annotated[int | None, option("Source tokens an example.", "128")] = None
+    target_length: Annotated[int | None, option("Target tokens an example.", "3")] = None
+    dtype: Annotated[str | None, option("Weights: fp32, bf16 or fp16.", "fp32")] = None
+    optimizer: Annotated[
+        str | None,
+        option("adamw, adamw_fused, adamw_loop, adamw_8bit, adafactor or sgd.", "adamw"),
+    ] = None
+    attention: Annotated[str | None, option("eager or sdpa.", "eager")] = None
+    quantize: Annotated[
+        str | None, option("nf4, nf4_double or int8: frozen linear layers in few bits.", "none")
+    ] = None
+    mode: Annotated[str | None, option("training, inference or generate.", "training")] = None
+    beams: Annotated[int | None, option("Beams of mode generate; 1 is greedy.", "1")] = None
+    autocast: Annotated[
+        str | None, option("bf16 or fp16: cast in forward, operator by operator.", "none")
+    ] = None
+    checkpointing: Annotated[
+        bool | None, option("Run layers again in backward instead of keeping them.", "off")
+    ] = None
+    accumulation_steps: Annotated[
+        int | None, option("Parts of a batch whose gradients are added up.", "1")
+    ] = None
+    clip_grad_norm: Annotated[
+        float | None, option("Norm that gradients are clipped to; 0 switches it off.", "1.0")
+    ] = None
+    zero_grad: Annotated[
+        str | None,
+        option(
+            "Gradients after a step: free, or keep, filled with zeros.", "the era's, today free"
         ),
-    }
+    ] = None
+    parallel: Annotated[
+        str | None, option("ddp or fsdp2: simulate one rank of --world-size.", "none")
+    ] = None
+    world_size: Annotated[int | None, option("Ranks; --batch-size is each one's.", "none")] = None
+
+    def axes(self) -> dict[str, dict[str, list[Any]]]:
+        """A suite's axes of backbone and workload, of the options that were given."""
+        axes: dict[str, dict[str, list[Any]]] = {"backbone": {}, "workload": {}}
+        for option_name, value in vars(self).items():
+            if value is not None:
+                table, field = _FIELDS.get(option_name, ("workload", option_name))
+                axes[table][field] = [value]
+        return axes
 
 
-def _given(**values: Any) -> dict[str, list[Any]]:
-    return {key: [value] for key, value in values.items() if value is not None}
+_FIELDS = {
+    "backbone": ("backbone", "name"),
+    "dtype": ("backbone", "dtype"),
+    "attention": ("backbone", "attention"),
+    "quantize": ("backbone", "quantize"),
+    "workload": ("workload", "name"),
+    "source_length": ("workload", "source_length_tokens"),
+    "target_length": ("workload", "target_length_tokens"),
+}
+"""Of a suite, where an option is no field of [workload] by the same name."""
+
+
+def with_case_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """`verb` as typer is to see it: for its parameter `case`, the options of a case."""
+    spread = inspect.signature(CaseOptions).parameters
+    own = inspect.signature(verb)
+
+    @functools.wraps(verb)
+    def command(**given: Any) -> None:
+        case = CaseOptions(**{name: given.pop(name) for name in spread})
+        verb(case=case, **given)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in own.parameters.values():
+        parameters += spread.values() if parameter.name == "case" else [parameter]
+    command.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
 
 
 def check_era(name: str | None) -> None:

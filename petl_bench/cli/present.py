@@ -1,6 +1,5 @@
 """petl-bench show, report: records that are there already."""
 
-import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -8,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from petl_bench.cli.output import command_line, print_tables, writing
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     import pandas as pd
 
@@ -42,7 +43,7 @@ def show(
         render = to_latex if latex else to_markdown
         sys.stdout.write("\n\n".join(map(render, tables)) + "\n")
     else:
-        print_rich(tables)
+        print_tables(tables)
 
 
 def report(
@@ -56,35 +57,12 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML page about finished runs."""
-    from petl_bench.errors import UsageError
-
     first = runs[0] if runs[0].is_dir() else runs[0].parent
     page = out or first / "report.html"
-    command = shlex.join(["petl-bench", *sys.argv[1:]])
     write = _write_scores if _training(runs) else _write_costs
-    try:
-        write(runs, page, figures, command)
-    except OSError as error:
-        raise UsageError(f"out: cannot write {error.filename or page}: {error.strerror}") from None
+    with writing("out", page):
+        write(runs, page, figures, command_line())
     print(page)
-
-
-def print_tables(records: "Sequence[Record]", *, phases: bool) -> None:
-    """Print the records' tables to the terminal; wide ones are cut by the terminal, not by us."""
-    from petl_bench.tables import summary
-
-    print_rich(summary(records, phases=phases))
-
-
-def print_rich(tables: "Iterable[Table]") -> None:
-    """Print tables to the terminal; elsewhere in 200 columns."""
-    from rich.console import Console
-
-    from petl_bench.tables import to_rich
-
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    for table in tables:
-        console.print(to_rich(table))
 
 
 def _training(runs: list[Path]) -> bool:

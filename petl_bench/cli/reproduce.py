@@ -8,6 +8,7 @@ import typer
 
 from petl_bench.cards import CARDS
 from petl_bench.cli import options
+from petl_bench.cli.output import command_line, stdout, writing
 from petl_bench.cli.progress import run_cells
 
 if TYPE_CHECKING:
@@ -81,7 +82,6 @@ def reproduce(  # noqa: PLR0917 - one parameter an option
 
 def _list() -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from petl_bench.papers import library
@@ -90,7 +90,7 @@ def _list() -> None:
     for name in library.names():
         paper = library.find(name)
         table.add_row(name, paper.title, paper.source)
-    Console().print(table)
+    stdout().print(table)
 
 
 def _asked(
@@ -131,12 +131,10 @@ def _measured(paths: list[Path] | None) -> "list[Record]":
 
 
 def _print(found: "Reproduction") -> None:
-    from rich.console import Console
-
     from petl_bench.papers.tables import claims, column_tables, headline, not_runnable
     from petl_bench.tables import to_rich
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = stdout()
     summary = claims(found)
     for table in [*column_tables(found, printed=True), *([summary] if summary else [])]:
         console.print(to_rich(table))
@@ -147,20 +145,15 @@ def _print(found: "Reproduction") -> None:
 
 
 def _write(found: "Reproduction", folder: Path) -> None:
-    import shlex
-
-    from petl_bench.errors import UsageError
     from petl_bench.papers.figures import save_drawings
     from petl_bench.papers.page import write_page
     from petl_bench.papers.tables import to_frame, to_page
     from petl_bench.tables import to_csv
 
-    command = shlex.join(["petl-bench", *sys.argv[1:]])
-    try:
+    command = command_line()
+    with writing("out", folder):
         (folder / "tables.md").write_text(to_page(found, command), encoding="utf-8")
         (folder / "tables.csv").write_text(to_csv(to_frame(found)), encoding="utf-8")
         save_drawings(found, folder / "figures")
         write_page(found, folder / "report.html", command=command)
-    except OSError as error:
-        raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
     print(f"report: {folder / 'report.html'}", file=sys.stderr)

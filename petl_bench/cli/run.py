@@ -8,6 +8,8 @@ import typer
 
 from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
+from petl_bench.cli.misfits import check_fit, tell_skipped
+from petl_bench.cli.output import command_line, print_tables, writing
 from petl_bench.cli.progress import run_plan
 
 if TYPE_CHECKING:
@@ -30,26 +32,11 @@ SuiteFile = Annotated[
 ]
 
 
-def run(  # noqa: PLR0917 - one parameter an option
+@options.with_case_options
+def run(
+    *,
     methods: Methods = None,
-    backbone: options.BackboneName = None,
-    workload: options.WorkloadName = None,
-    batch_size: options.BatchSize = None,
-    source_length: options.SourceLength = None,
-    target_length: options.TargetLength = None,
-    dtype: options.WeightDType = None,
-    optimizer: options.OptimizerName = None,
-    attention: options.AttentionName = None,
-    quantize: options.Quantize = None,
-    mode: options.ModeName = None,
-    beams: options.Beams = None,
-    autocast: options.Autocast = None,
-    checkpointing: options.Checkpointing = None,
-    accumulation_steps: options.AccumulationSteps = None,
-    clip_grad_norm: options.ClipGradNorm = None,
-    zero_grad: options.ZeroGradHabit = None,
-    parallel: options.ParallelName = None,
-    world_size: options.WorldSize = None,
+    case: options.CaseOptions,
     profiler: Annotated[
         str,
         typer.Option(help="cuda measures, simulated predicts; auto measures where there is CUDA."),
@@ -75,9 +62,6 @@ def run(  # noqa: PLR0917 - one parameter an option
     """Measure or simulate methods: table, figures, report."""
     from petl_bench import cards
     from petl_bench.errors import UsageError
-    from petl_bench.executors import start
-    from petl_bench.runner import Runner
-    from petl_bench.store import Store
 
     card = cards.find(gpu or DEFAULT_CARD)
     origin = _origin(profiler, executor)
@@ -85,31 +69,14 @@ def run(  # noqa: PLR0917 - one parameter an option
     for name, value in (("gpu", gpu), ("emulate", emulate)):
         if value and origin == "measured":
             raise UsageError(f"{name}: is for simulations; add --profiler simulated")
-    grid = _grid(
-        suite,
-        methods,
-        options.case_axes(
-            name=backbone,
-            dtype=dtype,
-            attention=attention,
-            quantize=quantize,
-            batch_size=batch_size,
-            source_length=source_length,
-            target_length=target_length,
-            optimizer=optimizer,
-            workload=workload,
-            mode=mode,
-            beams=beams,
-            autocast=autocast,
-            checkpointing=checkpointing,
-            accumulation_steps=accumulation_steps,
-            clip_grad_norm=clip_grad_norm,
-            zero_grad=zero_grad,
-            parallel=parallel,
-            world_size=world_size,
-        ),
-    )
+    grid = _grid(suite, methods, case.axes())
     plan = grid.plan()
+    asked = grid.asked_for(plan)
+    check_fit(asked)
+    from petl_bench.executors import start
+    from petl_bench.runner import Runner
+    from petl_bench.store import Store
+
     folder = out or Path("runs") / _run_name(plan, origin, card, emulate)
     with start(executor, lanes, origin, folder) as workers:
         runner = Runner(origin=origin, card=card, emulates=emulate, executor=workers)
@@ -118,12 +85,13 @@ def run(  # noqa: PLR0917 - one parameter an option
         for record in records:
             sys.stdout.write(record.model_dump_json() + "\n")
     else:
-        from petl_bench.cli.present import print_tables
+        from petl_bench.tables import summary
 
-        print_tables(records, phases=phases)
+        print_tables(summary(records, phases=phases))
     _write_outputs(records, folder)
     if grid.takes_the_largest:
         _tell_the_largest(records, folder, printed=not as_json)
+    tell_skipped(records, asked)
     if any(record.status == "error" for record in records):
         raise typer.Exit(1)
 
@@ -174,33 +142,25 @@ def _run_name(
 
 
 def _write_outputs(records: "list[Record]", folder: Path) -> None:
-    import shlex
-
-    from petl_bench.errors import UsageError
     from petl_bench.plots import save_figures
     from petl_bench.report import write_report
     from petl_bench.tables import summary, to_csv, to_frame, to_markdown
 
-    command = shlex.join(["petl-bench", *sys.argv[1:]])
     markdown = "\n\n".join(map(to_markdown, summary(records))) + "\n"
-    try:
+    with writing("out", folder):
         (folder / "table.md").write_text(markdown, encoding="utf-8")
         (folder / "table.csv").write_text(to_csv(to_frame(records)), encoding="utf-8")
         save_figures(records, folder / "figures")
-        write_report(records, folder / "report.html", command=command)
-    except OSError as error:
-        raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
+        write_report(records, folder / "report.html", command=command_line())
     print(f"report: {folder / 'report.html'}", file=sys.stderr)
 
 
 def _tell_the_largest(records: "list[Record]", folder: Path, *, printed: bool) -> None:
     """What one run over all the workloads needs: on the terminal, and after the other tables."""
-    from rich.console import Console
+    from petl_bench.tables import across_workloads, to_markdown
 
-    from petl_bench.tables import across_workloads, to_markdown, to_rich
-
-    for table in across_workloads(records):
-        with (folder / "table.md").open("a", encoding="utf-8") as file:
-            file.write("\n" + to_markdown(table) + "\n")
-        if printed:
-            Console(width=None if sys.stdout.isatty() else 200).print(to_rich(table))
+    tables = across_workloads(records)
+    with (folder / "table.md").open("a", encoding="utf-8") as file:
+        file.writelines(f"\n{to_markdown(table)}\n" for table in tables)
+    if printed:
+        print_tables(tables)

@@ -167,11 +167,11 @@ def _run_name(plan: "list[PlannedTrial]") -> str:
 
 
 def _print(records: "list[TrainingRecord]") -> None:
-    from petl_bench.cli.present import print_rich
+    from petl_bench.cli.output import print_tables
     from petl_bench.tasks.rows import task_groups
     from petl_bench.tasks.tables import summary
 
-    print_rich(map(summary, task_groups(records)))
+    print_tables(map(summary, task_groups(records)))
 
 
 def _write(records: "list[TrainingRecord]", folder: Path) -> None:

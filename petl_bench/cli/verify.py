@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from petl_bench.cards import CARDS
+from petl_bench.cli.output import command_line, stdout, writing
 from petl_bench.cli.progress import run_plan
 
 if TYPE_CHECKING:
@@ -184,21 +185,15 @@ def _simulate(measured: "Sequence[Record]", chosen: "Mapping[str, Card]") -> "li
 
 
 def _make(out: Path) -> None:
-    from petl_bench.errors import UsageError
-
-    try:
+    with writing("out", out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"out: cannot write {out}: {error.strerror}") from None
 
 
 def _print(verification: "Verification", *, phases: bool) -> None:
-    from rich.console import Console
-
     from petl_bench.tables import to_rich
     from petl_bench.verify.tables import case_tables, finding, overview
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = stdout()
     for table in (*case_tables(verification, phases=phases), *overview(verification)):
         console.print(to_rich(table))
         console.print()
@@ -206,19 +201,14 @@ def _print(verification: "Verification", *, phases: bool) -> None:
 
 
 def _write(verification: "Verification", simulated: "Sequence[Record]", out: Path) -> None:
-    import shlex
-
-    from petl_bench.errors import UsageError
     from petl_bench.store import without_timeline
     from petl_bench.verify.tables import to_report
 
-    page = to_report(verification, shlex.join(["petl-bench", *sys.argv[1:]]))
+    page = to_report(verification, command_line())
     lines = "".join(without_timeline(record).model_dump_json() + "\n" for record in simulated)
-    try:
+    with writing("out", out):
         (out / "simulated.jsonl").write_text(lines, encoding="utf-8")
         (out / "verify.md").write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
     print(f"report: {out / 'verify.md'}", file=sys.stderr)
 
 

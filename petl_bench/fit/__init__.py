@@ -7,11 +7,13 @@ tables    the answers as tables for people and rows for programs
 
 import gc
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 from petl_bench.cards import Card
 from petl_bench.case import Case, Frozen
@@ -137,22 +139,37 @@ def curves(questions: Sequence[Question], done: Callable[[str], None]) -> list[C
     count = max(1, min(len(questions), len(os.sched_getaffinity(0))))
     context = get_context("spawn")  # a fork of a process with torch in it may hang
     with ProcessPoolExecutor(count, context, initializer=_ready) as pool:
-        futures: dict[Future[Curve], str] = {
-            pool.submit(curve, question): question.planned.label for question in questions
-        }
+        with deaf_children():
+            futures: dict[Future[Curve], str] = {
+                pool.submit(curve, question): question.planned.label for question in questions
+            }
         try:
             for future in as_completed(futures):
                 future.result()
                 done(futures[future])
         except BaseException:
+            for process in active_children():
+                process.kill()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         return [future.result() for future in futures]
 
 
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes started here never hear Ctrl-C: who started them ends them.
+
+    Otherwise each that is still importing would print where that was.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _ready() -> None:
     """Ready a process: it ends with its parent, and its garbage is not its libraries'."""
-    import signal  # noqa: PLC0415
     import warnings  # noqa: PLC0415
 
     import peft  # noqa: F401, PLC0415
@@ -160,7 +177,6 @@ def _ready() -> None:
 
     from petl_bench.worker import end_with_parent  # noqa: PLC0415
 
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()
     warnings.simplefilter("ignore")
     os.dup2(2, 1)  # what a library prints must not be in the answer

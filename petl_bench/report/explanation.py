@@ -34,11 +34,11 @@ def write_explanation(
             "legend": legend([charts[f"step-{number}"]]),
             "tables": [
                 ("At the peak, by category", _sizes("category", found.by_category, found)),
-                ("The tensors that take most over the step", _bands(timeline)),
                 ("At the peak, by module", _sizes("module", found.by_module, found)),
                 ("At the peak, by operator", _sizes("operator", found.by_operator, found)),
                 ("At the peak, by source line", _sizes("source line", found.by_source, found)),
             ],
+            "bands": _bands(timeline),
         }
         for number, (found, timeline) in enumerate(explained, start=1)
     ]
@@ -83,15 +83,13 @@ def _share(share: float) -> Cell:
 
 
 def _bands(timeline: StepTimeline) -> Table:
-    headers = ("tensor", "allocated", "category", "alive", "operator", "module", "source line")
+    headers = ("tensor", "allocated", "category", "alive", "source line")
     rows = []
     for band in timeline.bands:
         tensor = band.tensor
         texts = (
             tensor.category.replace("_", " "),
             lifetime(band, timeline),
-            tensor.operator,
-            tensor.module,
             tensor.source or ABSENT,
         )
         size = Cell(text=format_bytes(tensor.allocated_bytes), number=tensor.allocated_bytes)

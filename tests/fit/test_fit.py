@@ -4,6 +4,7 @@ import csv
 import functools
 import io
 import json
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -195,6 +196,7 @@ def _in_this_process(monkeypatch):
         ("--vary length --source-length 9", ["length"]),
         ("--methods lorra", ["'lorra'", "did you mean lora"]),
         ("--json --csv", ["--json", "exclude"]),
+        ("--backbone t5-small --methods lora --out /dev/null", ["out", "/dev/null"]),
     ],
 )
 def test_a_request_that_cannot_be_carried_out_is_one_line_and_exit_code_2(typed, arguments, told):
@@ -204,6 +206,29 @@ def test_a_request_that_cannot_be_carried_out_is_one_line_and_exit_code_2(typed,
     assert err.count("\n") == 1
     for words in told:
         assert words in err
+
+
+def test_processes_do_not_hear_ctrl_c_and_this_one_does():
+    tell = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with fit.deaf_children():
+        within = subprocess.check_output([sys.executable, "-c", tell])
+    after = subprocess.check_output([sys.executable, "-c", tell])
+    assert (within.strip(), after.strip()) == (b"True", b"False")
+
+
+def test_misfits_beside_methods_that_fit_are_told_on_stderr(typed, monkeypatch, folder):
+    def answered(questions, _):
+        return [
+            fit.Curve(case=q.planned.case, label=q.planned.label, reason=why)
+            for q, why in zip(questions, ["skipped: no such projection", None], strict=True)
+        ]
+
+    monkeypatch.setattr(fit, "curves", answered)
+    words = ("--backbone", folder, "--memory", "16GiB", "--csv")
+    code, _, err = typed("fit", "--methods", "lora[targets=up],bitfit", *words)
+    assert (code, err.count("\n")) == (0, 1)
+    assert err.startswith("skipped: lora[targets=up] on ")
+    assert err.endswith(": no such projection\n")
 
 
 @pytest.mark.usefixtures("_in_this_process")

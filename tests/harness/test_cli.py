@@ -73,6 +73,7 @@ def write_no_outputs(monkeypatch):
         ("run --backbone .", ["config.json"]),
         ("run --batch-size 0", ["batch_size", "0"]),
         ("run --batch-size -3", ["batch_size", "-3"]),
+        ("run --batch-size 99999999999999999999", ["batch_size", "less than 2147483648"]),
         ("run --source-length -1", ["source_length_tokens", "-1"]),
         ("run --target-length -1", ["target_length_tokens", "-1"]),
         ("run --dtype int7", ["dtype", "'int7'", *DType]),
@@ -102,7 +103,7 @@ def write_no_outputs(monkeypatch):
         ("methods lorra", ["'lorra'", "did you mean lora"]),
     ],
 )
-def test_a_bad_request_is_told_in_one_line_and_leaves_nothing_behind(
+def test_a_bad_request_wordsis_told_in_one_line_and_leaves_nothing_behind(
     command, tmp_path, made_up_record, arguments, told
 ):
     Store(tmp_path / "run").append(made_up_record())
@@ -178,6 +179,54 @@ def test_running_out_of_memory_and_being_skipped_are_results_with_exit_code_0(
     assert done.code == 0
     assert "oom" in done.out
     assert "skipped" in done.out
+    assert done.err.splitlines()[-1] == "skipped: lst on t5-base: no ladder here"
+
+
+@pytest.mark.parametrize(
+    "request_words",
+    [
+        ["run", "--profiler", "simulated", "--methods", "lora[targets=up|down]"],
+        ["fit", "--methods", "lora[targets=up|down]"],
+        ["explain", "lora[targets=up]"],
+    ],
+)
+def test_a_request_wordsin_which_no_method_fits_is_refused_before_anything_runs(
+    command, tmp_path, request_words
+):
+    done = command(*request_words)
+    assert (done.code, done.out) == (2, "")
+    assert re.fullmatch(
+        r"error: [^\n]*lora\[targets=up\][^\n]*no projection 'up'[^\n]*\n", done.err
+    )
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_the_baseline_is_no_method_that_was_asked_for_unless_it_is_named(
+    command, monkeypatch, made_up_record, tmp_path
+):
+    run_with_records(monkeypatch, [made_up_record()])
+    methods = "lora[targets=up]"
+    assert command(*RUN, "--methods", methods, "--out", tmp_path / "out").code == 2
+    assert command(*RUN, "--methods", f"full,{methods}", "--out", tmp_path / "out").code == 0
+
+
+def test_misfits_that_show_only_when_a_model_is_built_are_refused_too(
+    command, monkeypatch, made_up_record, tmp_path
+):
+    def answer(planned):
+        end = {"status": Status.SKIPPED, "reason": "no layers"} if planned.label != "full" else {}
+        known = {"case": planned.case, "case_id": planned.case.case_id}
+        return made_up_record(label=planned.label, **end).model_copy(update=known)
+
+    monkeypatch.setattr(Runner, "run", lambda _self, plan, *_: map(answer, plan))
+    done = command(*RUN, "--methods", "lora,lst", "--batch-size", 2, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert done.err.splitlines()[-3:] == [
+        "skipped: lora on t5-base: no layers",
+        "skipped: lst on t5-base: no layers",
+        "error: methods: none fits",
+    ]
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_a_run_that_is_interrupted_has_exit_code_130_and_says_how_it_goes_on(
@@ -207,6 +256,16 @@ def test_a_defect_of_ours_is_told_in_one_line_with_how_to_see_more(command, monk
         command(*RUN, "--out", tmp_path / "out")
 
 
+def test_a_disk_that_is_full_is_no_defect(command, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.delenv("PETL_BENCH_DEBUG", raising=False)
+    monkeypatch.setattr(Runner, "run", full)
+    done = command(*RUN, "--out", tmp_path / "out")
+    assert (done.code, done.err) == (2, "error: [Errno 28] No space left on device\n")
+
+
 def test_an_output_that_cannot_be_written_is_told_by_its_path(
     command, monkeypatch, made_up_record, tmp_path
 ):
@@ -217,7 +276,7 @@ def test_an_output_that_cannot_be_written_is_told_by_its_path(
     assert re.search(r"^error: out: cannot write .*table\.md: Is a directory\n$", done.err)
 
 
-def test_a_run_without_out_makes_a_folder_that_the_same_request_finds_again(
+def test_a_run_without_out_makes_a_folder_that_the_same_request_wordsfinds_again(
     command, monkeypatch, made_up_record, tmp_path
 ):
     write_no_outputs(monkeypatch)

@@ -1,10 +1,12 @@
 """Side blocks cut from the backbone, against a hand-worked case and a slow one written out."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
 from petl_bench.methods.lst import attach_lst, cut_from_backbone, fisher_information
+from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 
 def slow_fisher(model, batches):
@@ -69,6 +71,71 @@ def test_fisher_information_is_the_sum_of_squared_gradients(make_t5, batch):
     assert model.training
     assert {name for name, p in model.named_parameters() if p.requires_grad} == trainable
     assert all(p.grad is None for p in model.parameters())
+
+
+def make_bert():
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=23,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+        num_labels=3,
+    )
+    return BertForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("store", [None, "cpu"])
+def test_an_embedding_is_summed_by_the_rows_that_are_looked_up(store, monkeypatch):
+    """Tokens that come twice, padding, and tokens that never come."""
+    source = torch.tensor([[2, 7, 7, 9, 7, 0, 0], [2, 9, 4, 4, 8, 11, 0]])
+    batch = {
+        "input_ids": source,
+        "attention_mask": torch.tensor([[1] * 6 + [0], [1] * 7]),
+        "labels": torch.tensor([2, 0]),
+    }
+    batches = [*({k: v[i : i + 1] for k, v in batch.items()} for i in range(2)), batch]
+    expected = slow_fisher(make_bert().eval(), batches)
+    model = attach_lst(make_bert(), reduction=2, keep="all")
+    embedding = model.bert.embeddings.word_embeddings
+    dense = []
+    register = torch.Tensor.register_post_accumulate_grad_hook
+    monkeypatch.setattr(
+        torch.Tensor,
+        "register_post_accumulate_grad_hook",
+        lambda tensor, hook: (dense.append(tensor), register(tensor, hook))[1],
+    )
+    found = fisher_information(model, batches, store=store)
+    assert not any(tensor is embedding.weight for tensor in dense)
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name])
+    assert len(found) == 1 + 2 * 6
+    rows = found["bert.embeddings.word_embeddings.weight"].any(dim=1)
+    assert rows.nonzero().flatten().tolist() == [2, 4, 7, 8, 9, 11]
+    assert not embedding._forward_hooks
+    assert embedding.weight.grad is None
+
+
+def test_an_embedding_that_is_a_language_head_too_is_summed_whole():
+    """Half of a tied matrix's gradient does not come from looking rows up."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=23,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    source = torch.tensor([[2, 7, 7, 9]])
+    batch = {"input_ids": source, "labels": source.roll(1)}
+    model = BertForMaskedLM(config)
+    expected = slow_fisher(copy.deepcopy(model).eval(), [batch])
+    found = fisher_information(attach_lst(model, reduction=2, keep="all"), [batch])
+    name = "bert.embeddings.word_embeddings.weight"
+    torch.testing.assert_close(found[name], expected[name])
+    assert found[name].all()
 
 
 @pytest.mark.parametrize("by", ["fisher", "magnitude"])

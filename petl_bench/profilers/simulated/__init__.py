@@ -9,7 +9,8 @@ allocator   PyTorch's caching allocator, and allocator_settings its options
 accounting  the stream through the allocator, per phase and category
 capacity    the stream through an allocator that can run full
 values      what operators answer that ask for values
-roofline    time, estimated; machines: what a GPU and a CPU need for one operator
+roofline    time, estimated; machines: what a GPU and a CPU need for one operator; timing: a
+            CPU's step; calibration: its rates
 provenance  the module and the line that made each storage
 trace       proof: a recorded trace replayed
 """

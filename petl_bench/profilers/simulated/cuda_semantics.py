@@ -139,10 +139,9 @@ def _linear(
 def block_diagonal(*blocks: torch.Tensor) -> torch.Tensor:
     """The same on CUDA, but for the time that a view for each block takes here in backward."""
     first = blocks[0]
-    if first.dim() != 2 or any(block.shape != first.shape for block in blocks):  # noqa: PLR2004
-        return torch.block_diag(*blocks)
-    matrix: torch.Tensor = _BlockDiagonal.apply(*blocks)  # type: ignore[no-untyped-call]
-    return matrix
+    alike = first.dim() == 2 and all(block.shape == first.shape for block in blocks)  # noqa: PLR2004
+    made: Callable[..., torch.Tensor] = _BlockDiagonal.apply if alike else torch.block_diag
+    return made(*blocks)
 
 
 class _BlockDiagonal(torch.autograd.Function):
@@ -154,7 +153,8 @@ class _BlockDiagonal(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *blocks: torch.Tensor) -> torch.Tensor:
         ctx.size = (len(blocks), *blocks[0].shape)
-        return torch.block_diag(*blocks)
+        matrix: torch.Tensor = torch.block_diag(*blocks)
+        return matrix
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:

@@ -10,14 +10,12 @@ Multiplication Background User's Guide (DU-09799-001), sections 3 and 4.
 Legend: M rows, N columns, K terms of a sum.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 from petl_bench.cards import Card
+from petl_bench.processors import Kind, Processor
 from petl_bench.profilers.simulated.kernels.recipe import ceil_div
-from petl_bench.units import MIB
 
 
 class Product(NamedTuple):
@@ -32,18 +30,6 @@ class Product(NamedTuple):
     def flops(self) -> int:
         """A multiplication and an addition a term."""
         return 2 * self.batch * self.rows * self.columns * self.terms
-
-
-class Kind(StrEnum):
-    """What an element costs a CPU beside its bytes; a GPU has lanes enough."""
-
-    PLAIN = "plain"
-    RANDOM = "random"  # a random number
-    EXPONENTIAL = "exponential"  # exp, and what is made of one: softmax, sigmoid
-    TANH = "tanh"
-    ROOT = "root"
-    CHOICE = "choice"  # by a mask
-    STRIDED = "strided"  # read across the order in which it lies
 
 
 class Machine(Protocol):
@@ -67,8 +53,8 @@ class Machine(Protocol):
     def flops_s(self, flops: int, *, half: bool) -> float:
         """Arithmetic of anything else that has FLOPs."""
 
-    def traffic_s(self, moved_bytes: int, fresh_bytes: Sequence[int]) -> float:
-        """Reading and writing; `fresh_bytes` are of results in new memory."""
+    def traffic_s(self, moved_bytes: int) -> float:
+        """Reading and writing."""
 
     def elements_s(self, kind: Kind, elements: int) -> float:
         """Arithmetic of elements, one by one."""
@@ -121,9 +107,8 @@ class Gpu:
         """At the peak rate."""
         return flops / self._rate(half)
 
-    def traffic_s(self, moved_bytes: int, fresh_bytes: Sequence[int]) -> float:
-        """Through the card's memory; the caching allocator's memory is never new."""
-        del fresh_bytes
+    def traffic_s(self, moved_bytes: int) -> float:
+        """Through the card's memory."""
         return moved_bytes / self.card.bandwidth_bytes_per_s
 
     def elements_s(self, kind: Kind, elements: int) -> float:
@@ -135,41 +120,42 @@ class Gpu:
         return self.card.half_flops_per_s if half else self.card.fp32_flops_per_s
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Cpu:
-    """A CPU, by rates that were timed on it with small programs that know no model.
+    """One thread of a processor.
 
     A product's factors are first packed into panels that fit the caches (Goto & van de Geijn 2008,
-    doi:10.1145/1356052.1356053), which a product of few rows feels. Memory from `mapped_bytes` on
-    comes from the system a page at a time: glibc's largest M_MMAP_THRESHOLD (mallopt(3)).
+    doi:10.1145/1356052.1356053), which a product of few rows feels.
     """
 
-    flops_per_s: float  # of a large product
-    pack_s: float  # an element of a product's factors
-    bytes_per_s: float  # of sums of tensors that have left the caches, as a step's mostly have
-    page_s: float  # a byte of memory that is new to the process
-    launch_s: float  # a small operator with the views, Python and autograd around it
-    element_s: Mapping[Kind, float]
-    mapped_bytes: int = 32 * MIB
-    name: str = "cpu"
+    processor: Processor
     waits: bool = True
 
+    @property
+    def name(self) -> str:
+        """The processor's."""
+        return self.processor.name
+
+    @property
+    def launch_s(self) -> float:
+        """The processor's."""
+        return self.processor.launch_s
+
     def product_s(self, product: Product, *, half: bool) -> float:
-        """At one rate, and the packing; a CPU has too few cores to leave some idle."""
+        """At one rate, and the packing; one thread leaves no core idle."""
         batch, rows, columns, terms = product
         packed = batch * terms * (rows + columns)
-        return self.flops_s(product.flops, half=half) + packed * self.pack_s
+        return self.flops_s(product.flops, half=half) + packed * self.processor.pack_s
 
     def flops_s(self, flops: int, *, half: bool) -> float:
         """In fp32's rate; 16 bit is not timed."""
         del half
-        return flops / self.flops_per_s
+        return flops / self.processor.flops_per_s
 
-    def traffic_s(self, moved_bytes: int, fresh_bytes: Sequence[int]) -> float:
-        """Through memory; and new pages."""
-        pages = sum(size for size in fresh_bytes if size >= self.mapped_bytes)
-        return moved_bytes / self.bytes_per_s + pages * self.page_s
+    def traffic_s(self, moved_bytes: int) -> float:
+        """Through memory."""
+        return moved_bytes / self.processor.bytes_per_s
 
     def elements_s(self, kind: Kind, elements: int) -> float:
         """By the kind's own rate."""
-        return elements * self.element_s.get(kind, 0.0)
+        return elements * self.processor.element_s.get(kind, 0.0)

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from petl_bench.profilers.simulated.machines import Kind, Machine, Product
+from petl_bench.processors import Kind
+from petl_bench.profilers.simulated.machines import Machine, Product
 from petl_bench.record import RooflineEstimate
 
 aten = torch.ops.aten
@@ -62,6 +63,7 @@ KINDS = {
         Kind.RANDOM: (aten.bernoulli, aten.bernoulli_, aten.native_dropout),
         Kind.EXPONENTIAL: (
             aten._softmax,
+            aten._safe_softmax,
             aten._log_softmax,
             aten._log_softmax_backward_data,
             aten.exp,
@@ -70,6 +72,7 @@ KINDS = {
             aten.silu_backward,
             aten.logsumexp,
         ),
+        Kind.ERROR_FUNCTION: (aten.gelu, aten.gelu_backward),
         Kind.TANH: (aten.tanh,),
         Kind.ROOT: (aten.sqrt, aten._foreach_sqrt, aten.rsqrt, aten.reciprocal),
         Kind.CHOICE: (aten.where, aten.masked_fill, aten.masked_fill_),
@@ -132,10 +135,7 @@ class Roofline:
         else:
             elements = sum(each.numel() for each in outputs)
             compute_s = self._machine.elements_s(_kind(func, inputs, outputs), elements)
-        own = {tensor.untyped_storage()._cdata for tensor in inputs}
-        fresh = [x.nbytes for x in outputs if x.untyped_storage()._cdata not in own]
-        moved = moved_bytes(func, inputs, outputs)
-        return compute_s, self._machine.traffic_s(moved, fresh)
+        return compute_s, self._machine.traffic_s(moved_bytes(func, inputs, outputs))
 
 
 def moved_bytes(func: Any, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> int:

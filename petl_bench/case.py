@@ -134,6 +134,11 @@ class Workload(Frozen):
         3, description="None where an example is its source alone; mode generate makes as many"
     )
     images: PositiveInt = Field(1, description="an example, for backbones that see any")
+    choices: PositiveInt = Field(
+        1,
+        description="texts an example, for backbones that choose between them",
+        exclude_if=lambda value: value == 1,
+    )
     mode: Mode = Mode.TRAINING
     beams: PositiveInt = Field(1, description="mode generate; 1 is greedy")
     autocast: Autocast | None = None

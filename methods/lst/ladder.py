@@ -26,6 +26,7 @@ class Ladder(nn.Module):
         dims = ports.dims
         D, d = dims.hidden_size, config.side_width(dims.hidden_size)
         self.config = config
+        self.reads_tokens = ports.head_reads == "tokens"
         self.stacks = nn.ModuleDict(
             {stack.name: SideStack(stack, dims, config) for stack in ports.stacks}
         )
@@ -69,11 +70,13 @@ class Ladder(nn.Module):
     ) -> torch.Tensor | None:
         """What part `number` of the task head returns, the last one scores, [B, labels].
 
-        `read` is what the backbone's would have read; None lets that part speak itself.
+        Of a head that reads every token, [B, T, labels]. `read` is what the backbone's would have
+        read; None lets that part speak itself.
         """
         assert self.head is not None
         if self.config.head == "side":
-            return self.head(side_BTd[:, 0]) if number == self._last_part else None
+            state = side_BTd if self.reads_tokens else side_BTd[:, 0]
+            return self.head(state) if number == self._last_part else None
         return parts_of(self.head)[number](*read)  # type: ignore[no-any-return]
 
     def forget(self) -> None:

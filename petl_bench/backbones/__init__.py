@@ -18,6 +18,7 @@ from petl_bench.backbones import (
     bart_encoder,
     bert,
     clip_t5,
+    heads,
     likeness,
     llama,
     masked,
@@ -40,6 +41,7 @@ FAMILIES: dict[str, Family] = {
         roberta.FAMILY,
         masked.BERT,
         masked.ROBERTA,
+        *heads.FAMILIES,
         bart_encoder.FAMILY,
         bart.FAMILY,
         llama.FAMILY,
@@ -89,6 +91,23 @@ def find(
     return found.model_copy(update={"quantize": quantize})
 
 
+def with_head(backbone: Backbone, head: heads.Head, outputs: int) -> Backbone:
+    """`backbone`, an encoder with a classifier, with `head` instead; of `outputs` classes.
+
+    Raises:
+        UsageError: its family has no such head here.
+    """
+    family = FAMILIES.get(f"{backbone.family}-{head}")
+    if family is None:
+        known = sorted(name.removesuffix(f"-{head}") for name in FAMILIES if name.endswith(head))
+        raise UsageError(
+            f"backbone: {backbone.name} ({backbone.family}) has no head for {head} here; "
+            f"take one of: {', '.join(known)}"
+        )
+    config = family.normalise({**backbone.config, "num_labels": outputs})
+    return backbone.model_copy(update={"family": family.name, "config": config})
+
+
 def ports_of(model: nn.Module) -> Ports:
     """The ports of a transformers model, however it was made.
 
@@ -126,7 +145,7 @@ def fitted(backbone: Backbone, workload: Workload) -> Workload:
     """`workload` as it is for `backbone`: one question gets one case, however it was asked.
 
     Where an example has no target beside its source, the target's length is None; a backbone
-    that sees no image has an example of 1, as if it were not said.
+    that sees no image has an example of 1, as if it were not said; so it is with choices.
 
     Raises:
         UsageError: sequences longer than the backbone has positions, more images than it takes, or
@@ -149,6 +168,8 @@ def fitted(backbone: Backbone, workload: Workload) -> Workload:
         raise UsageError(f"images: {backbone.name} takes at most {most} (got {workload.images})")
     if not most:
         workload = workload.model_copy(update={"images": 1})
+    if not family.chooses:
+        workload = workload.model_copy(update={"choices": 1})
     default = Workload.model_fields["target_length_tokens"].default if has_target else None
     if (workload.target_length_tokens is None) == (default is None):
         return workload

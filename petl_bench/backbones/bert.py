@@ -110,8 +110,10 @@ def encoder_dims(config: Mapping[str, Any], *, pooler: bool) -> Dims:
     )
 
 
-def ports(model: nn.Module, dims_of: Callable[[Mapping[str, Any]], Dims]) -> Ports:
-    """Of a model whose encoder is BERT's: a classifier, or one that fills in masked tokens."""
+def ports(
+    model: nn.Module, dims_of: Callable[[Mapping[str, Any]], Dims], head: str = "classifier"
+) -> Ports:
+    """Of a model whose encoder is BERT's: with a task head, or one that fills in masked tokens."""
     whole: Any = model
     base, language_head = whole.base_model, whole.get_output_embeddings()
     embeddings, layers = base.embeddings, base.encoder.layer
@@ -140,7 +142,7 @@ def ports(model: nn.Module, dims_of: Callable[[Mapping[str, Any]], Dims]) -> Por
             ),
         ),
         language_head=language_head,
-        task_head=whole.classifier if language_head is None else None,
+        task_head=getattr(whole, head) if language_head is None else None,
         # Peft has no task of this kind; this one hands a batch on as it is.
         peft_task="SEQ_CLS" if language_head is None else "FEATURE_EXTRACTION",
     )

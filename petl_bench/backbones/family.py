@@ -27,6 +27,7 @@ class Family:
     batch: Callable[[Backbone, Workload, torch.device], dict[str, torch.Tensor]]
     own_class: Callable[[], Any] | None = None  # the models', where transformers have none
     targets: bool = True  # an example has target tokens beside its source
+    chooses: bool = False  # an example is several texts, of which one is right
     # Most images of an example, of a normalised configuration; 0 where it has none.
     most_images: Callable[[Mapping[str, Any]], int] = lambda config: 0  # noqa: ARG005
     # Most tokens of a sequence, of a normalised configuration; None where there is no limit.

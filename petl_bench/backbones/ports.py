@@ -393,6 +393,7 @@ class Ports:
     stacks: tuple[Stack, ...]  # in the order they run
     language_head: nn.Linear | None  # D -> V
     task_head: nn.Module | None = None  # new with the task, trained by every method
+    head_reads: Literal["pooled", "tokens"] = "pooled"  # one state a text, or that of every token
     loose: Mapping[str, list[nn.Module]] = field(default_factory=dict)  # without sublayers: by role
     embedding: nn.Module | None = None  # of tokens, where no stack has it
     peft_task: str  # peft's TaskType of this kind of model

@@ -22,8 +22,8 @@ def train(  # noqa: PLR0917 - one parameter an option
     task: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(TASKS)}. reviews, bbc and reviews-zh come in packages; sentence and"
-            " pair are your own, with --data.",
+            help=f"{', '.join(TASKS)}. reviews, bbc, reviews-zh and easy-vqa come in packages;"
+            " sentence and pair are your own, with --data.",
         ),
     ] = "reviews",
     backbone: Annotated[
@@ -58,6 +58,12 @@ def train(  # noqa: PLR0917 - one parameter an option
             "a package, or the hub",
         ),
     ] = None,
+    features: Annotated[
+        Path | None,
+        options.option(
+            "Of the task's images: a .safetensors, .npz or .h5 file, or a folder.", "the data's"
+        ),
+    ] = None,
     gpu: options.Gpu = None,
     out: Annotated[
         Path | None,
@@ -80,7 +86,7 @@ def train(  # noqa: PLR0917 - one parameter an option
     asked_task = tasks.find(task)
     with Console(stderr=True).status("reading weights and data; the first time may take minutes"):
         found = weights.find(backbone or asked_task.backbone)
-        loaded = splits.load(asked_task, data)
+        loaded = splits.load(asked_task, data, features)
     from petl_bench.tasks.running import Asked, Bench
     from petl_bench.tasks.store import TrainingStore
 

@@ -36,9 +36,15 @@ def get_peft_model(model: nn.Module, ports: Ports, config: Any) -> nn.Module:
         without_data(wrapped)
     else:
         wrapped.to(device)
-    if ports.dims.fills_masks and config.peft_type in _BEFORE_THE_SOURCE:
+    if config.peft_type not in _BEFORE_THE_SOURCE:
+        return wrapped
+    if ports.dims.fills_masks:
         hide = partial(_without_labels, config.num_virtual_tokens)
         wrapped.register_forward_pre_hook(hide, with_kwargs=True)
+    elif ports.head_reads == "tokens":
+        ports.stacks[-1].module.register_forward_hook(partial(_source, config.num_virtual_tokens))
+    elif ports.task_head is not None:
+        _Fold().hang(wrapped, model)
     return wrapped
 
 
@@ -53,3 +59,52 @@ def _without_labels(
     if batch.get("labels") is None:
         return args, batch
     return args, {**batch, "labels": F.pad(batch["labels"], (tokens, 0), value=-100)}
+
+
+def _source(tokens: int, stack: nn.Module, args: Any, output: Any) -> Any:
+    """The source's states, [B, T, D], without the prompt's: a head that reads all has no others."""
+    del stack, args
+    output.last_hidden_state = output.last_hidden_state[:, tokens:]
+    return output
+
+
+class _Fold:
+    """Several texts an example, [B, C, T], as peft takes them, [B C, T], and back for the model.
+
+    A batch of one text an example passes as it is.
+    """
+
+    def __init__(self) -> None:
+        self.choices: int | None = None
+
+    def hang(self, wrapped: nn.Module, model: nn.Module) -> None:
+        """Around peft's work: before it, and between it and `model`."""
+        wrapped.register_forward_pre_hook(self._fold, with_kwargs=True)
+        model.register_forward_pre_hook(self._unfold, with_kwargs=True)
+
+    def _fold(
+        self, wrapped: nn.Module, args: tuple[Any, ...], batch: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        del wrapped
+        ids = batch.get("input_ids")
+        self.choices = ids.shape[1] if ids is not None and ids.dim() == _FOLDED else None
+        if self.choices is None:
+            return args, batch
+        tensors = {k: v for k, v in batch.items() if isinstance(v, torch.Tensor)}
+        folded = {k: v.flatten(0, 1) for k, v in tensors.items() if v.dim() == _FOLDED}
+        return args, batch | folded
+
+    def _unfold(
+        self, model: nn.Module, args: tuple[Any, ...], batch: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        del model
+        if self.choices is None:
+            return args, batch
+        tensors = {k: v for k, v in batch.items() if isinstance(v, torch.Tensor)}
+        # Texts and their masks: a label an example, [B], is not folded.
+        folded = {k: v for k, v in tensors.items() if v.dim() >= _FOLDED - 1}
+        unfolded = {k: v.unflatten(0, (-1, self.choices)) for k, v in folded.items()}
+        return args, batch | unfolded
+
+
+_FOLDED = 3  # dimensions of texts, several an example

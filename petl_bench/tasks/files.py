@@ -11,11 +11,18 @@ number of the task's; other fields are passed over. train must be there, and val
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from petl_bench.errors import UsageError
-from petl_bench.tasks.labels import Row
+
+
+class Row(NamedTuple):
+    """A data set's row as it was read, and where, as in "train.jsonl line 3"."""
+
+    where: str
+    fields: Mapping[str, object]
 
 
 def read(folder: Path, split: str) -> list[Row] | None:
@@ -41,7 +48,12 @@ def read(folder: Path, split: str) -> list[Row] | None:
     return rows
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
+def json_lines(path: Path) -> Iterator[Row]:
+    """A row a line.
+
+    Raises:
+        UsageError: a line is no JSON object, or not UTF-8.
+    """
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -84,6 +96,36 @@ def _parquet(path: Path) -> Iterator[Row]:
     yield from (Row(f"{path} row {number}", row) for number, row in enumerate(rows, start=1))
 
 
+def document(path: Path) -> Any:
+    """The JSON document at `path`.
+
+    Raises:
+        UsageError: it cannot be read, is no JSON, or has a name twice in an object; the message
+            has the line where there is one.
+    """
+    try:
+        text = _text(path)
+    except OSError as error:
+        raise UsageError(f"data: cannot read {path}: {error.strerror or error}") from None
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"data: {path} line {error.lineno} is not JSON: {error.msg}") from None
+    except RecursionError:
+        raise UsageError(f"data: {path} is nested too deeply") from None
+    except ValueError as error:
+        raise UsageError(f"data: {path}: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return found
+
+
 def _text(path: Path) -> str:
     data = path.read_bytes()
     try:
@@ -94,7 +136,7 @@ def _text(path: Path) -> str:
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
-    ".jsonl": _json_lines,
+    ".jsonl": json_lines,
     ".csv": _csv,
     ".parquet": _parquet,
 }

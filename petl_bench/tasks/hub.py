@@ -3,7 +3,7 @@
 from typing import Any
 
 from petl_bench.errors import UsageError
-from petl_bench.tasks.labels import Row
+from petl_bench.tasks.files import Row
 from petl_bench.tasks.task import Task
 
 

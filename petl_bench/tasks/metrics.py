@@ -1,11 +1,20 @@
-"""Metrics by name, as scikit-learn and SciPy define them; 1 is best."""
+"""Metrics by name: scikit-learn's and SciPy's, and benchmarks' own; 1 is best but of CIDEr-D."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 
 from petl_bench.errors import UsageError
+from petl_bench.tasks.cider import cider_d
+from petl_bench.tasks.text_metrics import (
+    answer_accuracy,
+    entity_f1,
+    exact_match,
+    overlap_f1,
+    vqa_accuracy,
+)
 
 Numbers = Sequence[int | float]
 NO_CLASS = -1
@@ -13,14 +22,14 @@ NO_CLASS = -1
 metrics of Raffel et al. 2020 (arXiv:1910.10683, their code's f1_score_with_invalid)."""
 
 
-def scores(names: Sequence[str], labels: Numbers, predictions: Numbers) -> dict[str, float]:
-    """Each metric in `names` of predictions against labels, [N] both.
+def scores(names: Sequence[str], labels: Sequence[Any], said: Sequence[Any]) -> dict[str, float]:
+    """Each metric in `names` of what is said against labels, [N] both, of the metric's kind.
 
     Raises:
         UsageError: scikit-learn is not installed.
     """
     try:
-        return {name: _METRICS[name](labels, predictions) for name in names}
+        return {name: _METRICS[name](labels, said) for name in names}
     except ImportError:
         raise UsageError(
             "train: metrics need scikit-learn; pip install petl-bench[tasks] or petl-bench[offline]"
@@ -77,10 +86,16 @@ def _correlation(
     return of(labels, predictions)
 
 
-_METRICS: dict[str, Callable[[Numbers, Numbers], float]] = {
+_METRICS: dict[str, Callable[[Any, Any], float]] = {
     "accuracy": _accuracy,
+    "answer_accuracy": answer_accuracy,
+    "cider_d": cider_d,
+    "entity_f1": entity_f1,
+    "exact_match": exact_match,
     "f1": _f1,
     "matthews": _matthews,
+    "overlap_f1": overlap_f1,
     "pearson": _pearson,
     "spearman": _spearman,
+    "vqa_accuracy": vqa_accuracy,
 }

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from petl_bench import backbones, method_spec, registry
 from petl_bench.assembly import unsupported
 from petl_bench.backbones import FAMILIES
+from petl_bench.backbones.heads import Head
 from petl_bench.cards import Card
 from petl_bench.case import Backbone, Case, Workload
 from petl_bench.environment import measured_environment, processor_environment
@@ -20,19 +21,25 @@ from petl_bench.errors import UsageError
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.profiler import simulate
 from petl_bench.record import Status
-from petl_bench.tasks.answers import Answers, number_names
+from petl_bench.tasks.answers import answers
+from petl_bench.tasks.encoding import Encoded, Encoder, length
 from petl_bench.tasks.metrics import scores
 from petl_bench.tasks.rates import Rates
 from petl_bench.tasks.record import Data, Outcome, Recipe, SimulatedPeak, TrainingRecord, Trial
+from petl_bench.tasks.scoring import Scorer, Split
 from petl_bench.tasks.splits import Splits
 from petl_bench.tasks.store import Expected, TrainingStore
-from petl_bench.tasks.task import Task
-from petl_bench.tasks.training import Encoded, Encoder, NonFiniteLossError, train
+from petl_bench.tasks.task import Kind, Task
+from petl_bench.tasks.training import NonFiniteLossError, train
 from petl_bench.tasks.weights import Weights, answers_in_text
 
-MAX_LENGTH_TOKENS = 128  # as in Sung et al. 2022
-_MOST_WARMUP_STEPS = 500  # likewise
-BATCH_SIZE = 100  # likewise
+_MOST_WARMUP_STEPS = 500  # as in Sung et al. 2022
+_HEADS = {
+    Kind.CHOICE: Head.MULTIPLE_CHOICE,
+    Kind.SPAN: Head.QUESTION_ANSWERING,
+    Kind.ENTITIES: Head.TOKEN_CLASSIFICATION,
+}
+"""What an encoder answers with, where it is not a classifier of whole texts."""
 
 
 class Asked(NamedTuple):
@@ -73,9 +80,14 @@ class Bench:
         """The weights' architecture, with a head for the task.
 
         Raises:
-            UsageError: it does not see images as the task has them.
+            UsageError: it does not see images as the task has them, or answers in no words.
         """
-        found = self.weights.backbone(self.splits.outputs)
+        found = self.weights.backbone(self.splits.outputs, _HEADS.get(self.task.kind))
+        if self.task.kind is Kind.WORDS and not answers_in_text(found):
+            raise UsageError(
+                f"backbone: {self.task.name} is answered in words, and {found.name} is an encoder,"
+                " which has none; take an encoder-decoder"
+            )
         _check_sight(found, self.splits)
         return found
 
@@ -120,11 +132,12 @@ class Bench:
             value = getattr(asked, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name}: must be at least 1 (got {value})")
-        batch_size = asked.batch_size or BATCH_SIZE
+        batch_size = asked.batch_size or self.task.batch_size
         an_epoch = -(-len(self.splits.train) // batch_size)
         steps = (asked.epochs or self.task.epochs) * an_epoch
         steps = min(steps, asked.max_steps or steps)
         longest = FAMILIES[backbone.family].longest(backbone.config)
+        most = self.task.max_length_tokens
         warmup = asked.warmup_steps
         try:
             return Recipe(
@@ -133,7 +146,7 @@ class Bench:
                 # The paper's, but never most of a short run.
                 warmup_steps=min(_MOST_WARMUP_STEPS, steps // 10) if warmup is None else warmup,
                 learning_rate=learning_rate,
-                max_length_tokens=min(MAX_LENGTH_TOKENS, longest or MAX_LENGTH_TOKENS),
+                max_length_tokens=min(most, longest or most),
             )
         except ValidationError as error:
             raise UsageError(method_spec.first_error(error)) from None
@@ -151,11 +164,14 @@ def run(
     `card` is what memory is simulated for, beside what a CUDA device measures.
     """
     environment = measured_environment() if torch.cuda.is_available() else processor_environment()
-    encoder = Encoder(bench.weights.folder, bench.splits.features)
+    encoder = Encoder(bench.weights.folder, bench.task, bench.splits.features)
     if answers_in_text(bench.backbone):
-        names = bench.splits.labels or number_names(bench.splits.numbers)
-        encoder.answers = Answers(bench.task, names, encoder.tokenizer)
-    splits = _encoded(bench.splits, encoder, plan[0].trial.recipe.max_length_tokens)
+        # Numbers of every split, since each is a label; words of train alone.
+        learnt = bench.splits.train if bench.task.in_words else bench.splits.all
+        encoder.answers = answers(bench.task, bench.splits.labels, learnt, encoder.tokenizer)
+    max_length_tokens = plan[0].trial.recipe.max_length_tokens
+    examples = encoder.encode(bench.splits.train, max_length_tokens, trains=True)
+    scorers = _scorers(bench, encoder, max_length_tokens)
     constant = _constant(bench)
     for done, planned in enumerate(plan):
 
@@ -168,12 +184,12 @@ def run(
         expected = Expected(trial.trial_id, environment, sha256)
         record = store.finished(expected)
         if record is None:
-            case = _case(trial, splits["train"], bench.splits.images)
+            case = _case(trial, examples, bench.splits)
             answer = _skip(case)
             if answer is None:
                 # FutureWarning: peft 0.21 asks transformers 5.23 by an old name.
                 with warnings.catch_warnings(action="ignore", category=FutureWarning):
-                    answer = _outcome(partial(train, trial, bench.task, encoder, splits, step))
+                    answer = _outcome(partial(train, trial, encoder, examples, scorers, step))
                     answer["simulated"] = _simulated(case, card)
             record = TrainingRecord(
                 **expected._asdict(), trial=trial, label=planned.label, constant=constant, **answer
@@ -182,14 +198,21 @@ def run(
         yield record
 
 
-def _encoded(splits: Splits, encoder: Encoder, max_length_tokens: int) -> dict[str, Encoded]:
-    """Every split; those that are only looked at by length, so that batches need little padding."""
-    train_split, *others = (
-        encoder.encode(split, max_length_tokens)
-        for split in (splits.train, splits.validation, splits.test)
-    )
-    validation, test = (sorted(s, key=lambda each: len(each["input_ids"])) for s in others)
-    return {"train": train_split, "validation": validation, "test": test}
+def _scorers(bench: Bench, encoder: Encoder, max_length_tokens: int) -> dict[str, Scorer]:
+    """Of the splits that are only looked at: by length, so that batches need little padding."""
+    splits = bench.splits
+    return {
+        name: Scorer(
+            task=bench.task,
+            labels=splits.labels,
+            split=Split(
+                examples=examples,
+                encoded=sorted(encoder.encode(examples, max_length_tokens), key=length),
+            ),
+            answers=encoder.answers,
+        )
+        for name, examples in {"validation": splits.validation, "test": splits.test}.items()
+    }
 
 
 def _skip(case: Case) -> dict[str, Any] | None:
@@ -234,12 +257,13 @@ def _check_sight(backbone: Backbone, splits: Splits) -> None:
         )
 
 
-def _case(trial: Trial, train_split: Encoded, images: int) -> Case:
+def _case(trial: Trial, train_split: Encoded, splits: Splits) -> Case:
     """The trial's step as a simulation asks for it, with the longest example that it meets."""
     workload = Workload(
         batch_size=trial.recipe.batch_size,
-        source_length_tokens=max(len(example["input_ids"]) for example in train_split),
-        images=images,
+        source_length_tokens=max(map(length, train_split)),
+        images=splits.images,
+        choices=splits.task.most_choices,
     )
     if answers_in_text(trial.backbone):
         longest = max(len(example["labels"]) for example in train_split)

@@ -2,14 +2,30 @@
 
 Sources: Wang et al. 2019, arXiv:1804.07461, table 1 (GLUE); Xu et al. 2020, arXiv:2004.05986,
 table 1 (CLUE). Splits and epochs of GLUE are those of Sung et al. 2022, arXiv:2206.06522, section
-4.1, and of the authors' code: see `splits`.
+4.1, and of the authors' code: see `splits`. Lengths, batches and epochs of CLUE's reading tasks are
+those of Su 2022, kexue.fm/archives/9138 and its code.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 
 from petl_bench.errors import UsageError, hint
-from petl_bench.tasks.marking import marked_spans
+from petl_bench.tasks import releases
+from petl_bench.tasks.adapting import blanks, conversation, marked_spans
+from petl_bench.tasks.files import Row
+
+
+class Kind(StrEnum):
+    """What an example asks for."""
+
+    CLASS = "class"  # one of the task's labels
+    NUMBER = "number"
+    CHOICE = "choice"  # the number of the right one among texts of its own
+    SPAN = "span"  # a part of the last text
+    ENTITIES = "entities"  # parts of the text, each of one of the labels
+    WORDS = "words"  # an answer in free words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,24 +40,39 @@ class Hub:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One sentence or a pair of them, and a label: a class, or a number where it is a regression.
+    """Texts, and what they ask for.
 
     `labels` are the classes in the order of their numbers; None: those of the training split.
-    The score is the mean of the metrics, best 1.
+    The score is the mean of the metrics.
     """
 
     name: str
-    texts: tuple[str, ...]  # one or two fields
+    texts: tuple[str, ...]  # fields: one or two, or none beside an image
+    kind: Kind = Kind.CLASS
     label: str = "label"
+    choices: str = "choices"  # the field with those of a CHOICE
+    most_choices: int = 1  # of an example
+    id: str | None = None  # a field that no two examples of a split may share
     image: str | None = None  # the field that names an example's images; see `vision.features`
-    # What a row's fields become before they are read; raises ValueError where they do not fit.
-    adapt: Callable[[Mapping[str, object]], Mapping[str, object]] | None = None
+    # What a row's fields become before they are read: those of each of its examples. ValueError
+    # where they do not fit.
+    adapt: Callable[[Mapping[str, object]], Iterable[Mapping[str, object]]] | None = None
+    # Reads a folder's split where it lies as it was released; None where it does not.
+    release: Callable[[Path, str], list[Row] | None] | None = None
     labels: tuple[str, ...] | None = None
-    regression: bool = False
     metrics: tuple[str, ...] = ("accuracy",)
+    each: bool = False  # training has an example for every answer, not for the likeliest alone
     epochs: int = 10
+    batch_size: int = 100
+    max_length_tokens: int = 128  # of what is read; longer texts are cut
+    max_answer_tokens: int = 32  # of WORDS, or of a SPAN or ENTITIES that are said in words
     hub: Hub | None = None
     backbone: str = "all-MiniLM-L6-v2"  # that `train` takes where none is named
+
+    @property
+    def in_words(self) -> bool:
+        """Whether an encoder-decoder says it freely, where others name one of the labels."""
+        return self.kind in {Kind.SPAN, Kind.ENTITIES, Kind.WORDS}
 
 
 _SMALL = 20  # epochs, of the paper; 10 where there is more data
@@ -61,8 +92,8 @@ def _glue(  # noqa: PLR0917 - a row of a table
     return Task(
         name=name,
         texts=texts,
+        kind=Kind.CLASS if labels else Kind.NUMBER,
         labels=labels or None,
-        regression=not labels,
         metrics=metrics,
         epochs=epochs,
         hub=Hub(path="nyu-mll/glue", config=hub, validation=validation, test=test),
@@ -142,9 +173,70 @@ _CLUE = (
     Task(
         name="wsc",
         texts=("text",),
-        labels=("true", "false"),
+        labels=("true", "false"),  # in the order of the hub's ClassLabel, so 0 is true
         adapt=marked_spans,
         hub=Hub(path="clue/clue", config="cluewsc2020", validation=None, test="validation"),
+        backbone=_OF_CHINESE,
+    ),
+    Task(
+        name="cmrc2018",
+        kind=Kind.SPAN,
+        texts=("question", "context"),
+        label="answers",
+        id="id",
+        metrics=("exact_match", "overlap_f1"),
+        batch_size=32,
+        max_length_tokens=512,
+        max_answer_tokens=64,
+        hub=Hub(path="clue/clue", config="cmrc2018", validation=None, test="validation"),
+        backbone=_OF_CHINESE,
+    ),
+    Task(
+        name="c3",
+        kind=Kind.CHOICE,
+        texts=("question", "context"),
+        choices="choice",
+        most_choices=4,
+        adapt=conversation,
+        batch_size=16,  # neither its batch nor its length is in the source
+        max_length_tokens=512,
+        hub=Hub(path="clue/clue", config="c3", validation=None, test="validation"),
+        backbone=_OF_CHINESE,
+    ),
+    Task(
+        name="chid",
+        kind=Kind.CHOICE,
+        texts=("content",),
+        choices="candidates",
+        most_choices=10,
+        adapt=blanks,
+        epochs=5,
+        batch_size=12,
+        max_length_tokens=64,
+        hub=Hub(path="clue/clue", config="chid", validation=None, test="validation"),
+        backbone=_OF_CHINESE,
+    ),
+    # Xu et al. 2020, arXiv:2001.04351; not among the hub's clue/clue.
+    Task(
+        name="cluener",
+        kind=Kind.ENTITIES,
+        texts=("text",),
+        labels=(
+            "address",
+            "book",
+            "company",
+            "game",
+            "government",
+            "movie",
+            "name",
+            "organization",
+            "position",
+            "scene",
+        ),
+        metrics=("entity_f1",),
+        batch_size=32,
+        max_length_tokens=256,
+        max_answer_tokens=128,
         backbone=_OF_CHINESE,
     ),
     # Of its few-shot release (Xu et al. 2021, arXiv:2107.07498), by --data alone.
@@ -181,14 +273,60 @@ _OFFLINE = (
         epochs=3,
         backbone="shapes-mini",
     ),
-    # About images whose features are beside the data, by --data alone. Hudson and Manning 2019,
-    # arXiv:1902.09506; Suhr et al. 2019, arXiv:1811.00491.
-    Task(name="gqa", texts=("question",), label="answer", image="image", backbone="shapes-mini"),
+    # About images whose features are made beforehand, by --data alone. Goyal et al. 2017,
+    # arXiv:1612.00837; Hudson and Manning 2019, arXiv:1902.09506; Suhr et al. 2019,
+    # arXiv:1811.00491; Chen et al. 2015, arXiv:1504.00325. Batches, epochs and lengths are those of
+    # Sung et al. 2022's code, which trains all four at once.
+    Task(
+        name="vqa",
+        kind=Kind.WORDS,
+        texts=("question",),
+        label="answers",
+        id="question_id",
+        image="image",
+        release=releases.vqa,
+        metrics=("vqa_accuracy",),
+        epochs=20,
+        batch_size=300,
+        max_length_tokens=20,
+        max_answer_tokens=10,
+        backbone="shapes-mini",
+    ),
+    Task(
+        name="gqa",
+        kind=Kind.WORDS,
+        texts=("question",),
+        label="answer",
+        image="image",
+        release=releases.gqa,
+        metrics=("answer_accuracy",),
+        epochs=20,
+        batch_size=500,
+        max_length_tokens=20,
+        max_answer_tokens=10,
+        backbone="shapes-mini",
+    ),
     Task(
         name="nlvr2",
         texts=("sentence",),
         labels=("False", "True"),
         image="images",
+        release=releases.nlvr2,
+        epochs=20,
+        backbone="shapes-mini",
+    ),
+    Task(
+        name="caption",
+        kind=Kind.WORDS,
+        texts=(),
+        label="captions",
+        each=True,
+        image="image",
+        release=releases.captions,
+        metrics=("cider_d",),
+        epochs=20,
+        batch_size=250,
+        max_answer_tokens=40,
         backbone="shapes-mini",
     ),
     # Anyone's data, by --data alone; classes are those of the training split.

@@ -1,26 +1,22 @@
 """THE training run: one method on one task with one seed, by transformers' Trainer.
 
-Legend: N examples, C outputs of the task head.
+Legend: B batch, T tokens of an answer.
 """
 
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
-    DataCollatorForSeq2Seq,
-    DataCollatorWithPadding,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -29,28 +25,25 @@ from transformers import (
 )
 
 from petl_bench import registry
-from petl_bench.backbones import FAMILIES
+from petl_bench.backbones import FAMILIES, class_named
 from petl_bench.case import Backbone
-from petl_bench.errors import UsageError
 from petl_bench.method import attach
 from petl_bench.method_spec import validated_config
 from petl_bench.tasks.answers import Answers
+from petl_bench.tasks.encoding import Encoded, Encoder
 from petl_bench.tasks.energy import consumed_j, spent_j
-from petl_bench.tasks.labels import Example
-from petl_bench.tasks.metrics import score, scores
+from petl_bench.tasks.metrics import score
 from petl_bench.tasks.quiet import quiet
 from petl_bench.tasks.record import Evaluation, Outcome, Trial
-from petl_bench.tasks.task import Task
-from petl_bench.tasks.vision.features import Features
+from petl_bench.tasks.scoring import Scorer
+from petl_bench.tasks.task import Kind
 from petl_bench.tasks.weights import answers_in_text
 from petl_bench.training import trainable
 
-_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model", "tekken.json")
-"""What a tokenizer cannot be without; transformers make up an empty one."""
-
-Encoded = list[dict[str, Any]]  # an example as the model takes it, and its label
 Progress = Callable[[int], None]  # steps taken
 
+_PREFIX = "task_"  # of a metric, apart from Trainer's own, such as runtime
+_KEPT = f"eval_{_PREFIX}"  # as Trainer hands them on
 _INITIALISING_EXAMPLES = 1024  # of Fisher information, in the code of Sung et al. 2022
 
 
@@ -58,102 +51,51 @@ class NonFiniteLossError(RuntimeError):
     """A training loss that no step can be taken from."""
 
 
-class Encoder:
-    """A backbone's folder, and its tokenizer; and what stands beside text in a batch.
-
-    `answers` are set for a backbone that answers in text; `features` for a task with images.
-    """
-
-    def __init__(self, folder: Path, features: Features | None = None) -> None:
-        """Of the folder.
-
-        Raises:
-            UsageError: it has none, or one that does not pad.
-        """
-        self.folder = folder
-        self.features = features
-        self.answers: Answers | None = None
-        if not any(found for name in _VOCABULARIES for found in folder.glob(name)):
-            raise UsageError(f"backbone: {folder} has no tokenizer")
-        try:
-            with quiet():  # of a model class that is not transformers'
-                self.tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
-        except (OSError, ValueError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise UsageError(f"backbone: the tokenizer in {folder} is amiss: {first}") from None
-        if self.tokenizer.pad_token is None:
-            raise UsageError(f"backbone: the tokenizer in {folder} has no padding token")
-
-    def encode(self, examples: Sequence[Example], max_length_tokens: int) -> Encoded:
-        """Every example as token ids, cut to `max_length_tokens`, pairs at the longer text."""
-        if self.answers is None:
-            fields = zip(*(example.texts for example in examples), strict=True)
-            texts = [list(field) for field in fields]
-        else:
-            texts = [[self.answers.source(example) for example in examples]]
-        tokens = self.tokenizer(*texts, truncation=True, max_length=max_length_tokens)
-        return [
-            {name: values[index] for name, values in tokens.items()} | self._beside(example)
-            for index, example in enumerate(examples)
-        ]
-
-    def _beside(self, example: Example) -> dict[str, Any]:
-        if self.answers is None:
-            labels: Any = example.label
-        else:
-            labels = self.answers.target(example)
-        return {"labels": labels} | ({"images": example.images} if example.images else {})
-
-    def collate(self, examples: Encoded) -> dict[str, torch.Tensor]:
-        """A batch of encoded examples, padded to the longest."""
-        collator = DataCollatorWithPadding if self.answers is None else DataCollatorForSeq2Seq
-        texts = [{k: v for k, v in example.items() if k != "images"} for example in examples]
-        batch: dict[str, torch.Tensor] = dict(collator(self.tokenizer)(texts))
-        if self.features is not None:
-            images = [example["images"] for example in examples]
-            batch["image_features"] = torch.from_numpy(self.features.batch(images))
-        return batch
-
-
 def train(
     trial: Trial,
-    task: Task,
     encoder: Encoder,
-    splits: dict[str, Encoded],
+    examples: Encoded,
+    scorers: Mapping[str, Scorer],
     progress: Progress,
 ) -> Outcome:
-    """The trial's outcome; `splits` are train, validation and test.
+    """The trial's outcome, trained with `examples`; `scorers` are of validation and test.
 
     Raises:
         NonFiniteLossError: at some step the loss is infinite or no number.
     """
     set_seed(trial.seed)  # of the new head, and of what the method adds
     model = _trainee(trial, encoder.folder)
-    metrics = _Metrics(task)
+    validation, test = scorers["validation"], scorers["test"]
+    tags = encoder.task.kind is Kind.ENTITIES and encoder.answers is None
     watch = _Watch(model, progress)
     with TemporaryDirectory() as scratch:
         trainer = _Trainer(
             model=model,
-            args=_arguments(trial, scratch),
-            train_dataset=splits["train"],
-            eval_dataset=splits["validation"],
+            args=_arguments(trial, encoder.targets, scratch),
+            train_dataset=examples,
+            eval_dataset=validation.split.encoded,
             data_collator=encoder.collate,
             answers=encoder.answers,
-            compute_metrics=metrics,
+            compute_metrics=lambda found: {
+                f"{_PREFIX}{name}": value
+                for name, value in validation.of(found.predictions).items()
+            },
+            preprocess_logits_for_metrics=_likeliest if tags else None,
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)  # which prints to stdout
         watch.losses = trainer.losses
-        _initialise(trial, model, splits["train"], trainer.data_collator)
+        _initialise(trial, model, examples, trainer.data_collator)
         energy_before_j, begin = consumed_j(), time.perf_counter()
         trainer.train()
         elapsed_s, energy_j = time.perf_counter() - begin, spent_j(energy_before_j)
         watch.bring_back_the_best()
-        test = metrics.of(trainer.predict(splits["test"]))
+        trainer.compute_metrics = None  # they are validation's
+        tested = test.of(trainer.predict(test.split.encoded).predictions)
     return Outcome(
         evaluations=tuple(watch.evaluations),
         best_step=watch.best_step,
-        test=test,
+        test=tested,
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         trainable_parameters=sum(parameter.numel() for parameter in trainable(model)),
         step_s=median(watch.times_s[1:] or watch.times_s),
@@ -185,12 +127,11 @@ def _kind(backbone: Backbone) -> tuple[Any, dict[str, Any]]:
         return own_class(), {}
     if answers_in_text(backbone):
         return AutoModelForSeq2SeqLM, {}
+    named = FAMILIES[backbone.family].architectures
+    kind = class_named(named[0]) if named else AutoModelForSequenceClassification
     # Mismatched: another task's head.
-    labels = backbone.config["num_labels"]
-    return AutoModelForSequenceClassification, {
-        "num_labels": labels,
-        "ignore_mismatched_sizes": True,
-    }
+    options = {"num_labels": backbone.config["num_labels"], "ignore_mismatched_sizes": True}
+    return kind, options
 
 
 def _initialise(trial: Trial, model: nn.Module, examples: Encoded, collate: Any) -> None:
@@ -205,7 +146,7 @@ def _initialise(trial: Trial, model: nn.Module, examples: Encoded, collate: Any)
     initialise(model, ({k: v.to(device) for k, v in collate([each]).items()} for each in drawn))
 
 
-def _arguments(trial: Trial, folder: str) -> Any:
+def _arguments(trial: Trial, label_names: list[str], folder: str) -> Any:
     recipe = trial.recipe
     arguments = TrainingArguments(
         output_dir=folder,
@@ -224,7 +165,7 @@ def _arguments(trial: Trial, folder: str) -> Any:
         save_strategy="no",  # _Watch keeps the best weights
         logging_strategy="no",  # and the losses
         report_to=[],
-        label_names=["labels"],
+        label_names=label_names,
         remove_unused_columns=False,
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
@@ -238,7 +179,7 @@ def _arguments(trial: Trial, folder: str) -> Any:
 class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
     """Trainer that keeps every loss, stops at one that is not finite, and tells answers in text.
 
-    Of these it predicts classes, [B], as what greedy search generates says; of others, logits.
+    Of these it predicts the tokens, [B, T], that greedy search generates; of others, logits.
     """
 
     def __init__(self, *, answers: Answers | None, **arguments: Any) -> None:
@@ -258,7 +199,7 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor | None, Any, torch.Tensor | None]:
-        """Trainer's own; or no loss, classes that are generated, and those of the labels, [B]."""
+        """Trainer's own; or no loss, the tokens that are generated, and the labels, [B, T]."""
         if self._answers is None:
             return super().prediction_step(model, inputs, *args, **kwargs)  # type: ignore[no-any-return]
         inputs = self._prepare_inputs(inputs)
@@ -267,7 +208,7 @@ class _Trainer(Trainer):  # type: ignore[misc] # transformers has no types
             **inputs, max_new_tokens=self._answers.longest, do_sample=False, num_beams=1
         )
         # The first token is what the decoder starts from.
-        return None, self._answers.said(generated_BT[:, 1:]), self._answers.said(labels_BT)
+        return None, generated_BT[:, 1:], labels_BT
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc] # likewise
@@ -308,9 +249,9 @@ class _Watch(TrainerCallback):  # type: ignore[misc] # likewise
         self, _args: Any, state: Any, _control: Any, metrics: dict[str, float], **__: Any
     ) -> None:
         own = {
-            name.removeprefix(_Metrics.PREFIX): value
+            name.removeprefix(_KEPT): value
             for name, value in metrics.items()
-            if name.startswith(_Metrics.PREFIX)
+            if name.startswith(_KEPT)
         }
         if score(own) > self._best_score:
             self._best_score, self.best_step = score(own), state.global_step
@@ -327,22 +268,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc] # likewise
                 parameter.copy_(best)
 
 
-class _Metrics:
-    """The task's metrics of logits, [N, C], or of classes, [N]."""
-
-    PREFIX = "eval_task_"  # apart from Trainer's own, such as eval_runtime
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-
-    def of(self, predicted: Any) -> dict[str, float]:
-        """Each metric, by its name."""
-        outputs = predicted.predictions
-        outputs = np.asarray(outputs[0] if isinstance(outputs, tuple) else outputs)
-        flat = self._task.regression or outputs.ndim == 1
-        found = outputs.reshape(-1) if flat else outputs.argmax(axis=-1)
-        return scores(self._task.metrics, predicted.label_ids.tolist(), found.tolist())
-
-    def __call__(self, predicted: Any) -> dict[str, float]:
-        """As Trainer wants them; it writes "eval_" before each."""
-        return {f"task_{name}": value for name, value in self.of(predicted).items()}
+def _likeliest(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A token's class instead of its logits, which would fill the memory."""
+    del labels
+    return logits.argmax(dim=-1)

@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from petl_bench import backbones
-from petl_bench.backbones import FAMILIES
+from petl_bench.backbones import FAMILIES, with_head
+from petl_bench.backbones.heads import Head
 from petl_bench.case import Backbone
 from petl_bench.errors import UsageError
 from petl_bench.tasks import packaged
@@ -33,11 +34,13 @@ class Weights:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
-    def backbone(self, outputs: int) -> Backbone:
-        """The architecture: an encoder-decoder, or an encoder with a classifier of `outputs`.
+    def backbone(self, outputs: int, head: Head | None = None) -> Backbone:
+        """The architecture: an encoder-decoder, or an encoder with a head of so many `outputs`.
+
+        Without a `head`, that is a classifier of whole texts.
 
         Raises:
-            UsageError: no configuration, or that of another kind of model.
+            UsageError: no configuration, or that of another kind of model, or without such a head.
         """
         found = backbones.find(str(self.folder))
         dims = FAMILIES[found.family].dims(found.config)
@@ -48,7 +51,8 @@ class Weights:
                 f"backbone: {self.name} is a decoder; train takes encoders and encoder-decoders"
             )
         config = {**found.config, "num_labels": outputs}
-        return found.model_copy(update={"name": self.name, "config": config})
+        found = found.model_copy(update={"name": self.name, "config": config})
+        return found if head is None else with_head(found, head, outputs)
 
 
 def answers_in_text(backbone: Backbone) -> bool:

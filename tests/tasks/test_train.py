@@ -370,7 +370,7 @@ def test_bad_data_is_refused_before_anything_is_written(tiny_backbone, data_fold
 
 
 def test_a_backbone_without_tokenizer_weights_or_classifier_is_refused(tiny_backbone, tmp_path):
-    from petl_bench.tasks.training import Encoder
+    from petl_bench.tasks.encoding import Encoder
 
     bare = tmp_path / "bare"
     bare.mkdir()
@@ -380,7 +380,7 @@ def test_a_backbone_without_tokenizer_weights_or_classifier_is_refused(tiny_back
         weights.find(str(bare))
     (bare / "model.safetensors").touch()
     with pytest.raises(UsageError, match=r"backbone: .*bare has no tokenizer"):
-        Encoder(bare)
+        Encoder(bare, find("sentence"))
     from transformers import LlamaConfig
 
     LlamaConfig(hidden_size=8, num_attention_heads=2).save_pretrained(bare)

@@ -15,7 +15,7 @@ shapes    a small model of such images and questions, pre-trained here
 from collections.abc import Callable
 from pathlib import Path
 
-from petl_bench.tasks.labels import Row
+from petl_bench.tasks.files import Row
 from petl_bench.tasks.packaged import chinese, e5, easy_vqa, english, shapes
 from petl_bench.tasks.vision.features import Features
 

@@ -4,7 +4,7 @@ import unicodedata
 from collections import defaultdict
 from typing import NamedTuple
 
-from petl_bench.tasks.labels import Row
+from petl_bench.tasks.files import Row
 from petl_bench.tasks.packaged.places import Package
 from petl_bench.tasks.packaged.splitting import by_group
 

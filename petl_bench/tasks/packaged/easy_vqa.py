@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from petl_bench.tasks.labels import Row
+from petl_bench.tasks.files import Row
 from petl_bench.tasks.packaged import cache
 from petl_bench.tasks.packaged.places import Package
 from petl_bench.tasks.vision import features

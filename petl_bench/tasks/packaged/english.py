@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from petl_bench.tasks.labels import Row
+from petl_bench.tasks.files import Row
 from petl_bench.tasks.packaged.places import Package
 from petl_bench.tasks.packaged.splitting import by_group
 

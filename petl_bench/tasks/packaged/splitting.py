@@ -3,7 +3,7 @@
 import random
 from collections.abc import Hashable, Iterable
 
-from petl_bench.tasks.labels import Row
+from petl_bench.tasks.files import Row
 
 _SEED = 42
 

@@ -93,7 +93,8 @@ def heads(model: Any) -> tuple[nn.Linear | None, nn.Module | None]:
     new = [module for name, module in model.named_children() if name.endswith(HEADS)]
     if new:
         return None, new[0] if len(new) == 1 else nn.ModuleList(new)
-    head = model.get_output_embeddings()
+    ask = getattr(model, "get_output_embeddings", None)
+    head = ask() if ask is not None else None
     return (head if isinstance(head, nn.Linear) else None), None
 
 

@@ -10,6 +10,7 @@ from petl_bench.garbage import collection_paused
 from petl_bench.lines import LineFile, parse_lines
 from petl_bench.record import Environment, Origin, Record, Status
 from petl_bench.record_reader import RecordReader
+from petl_bench.units import MIB
 
 FILE_NAME = "records.jsonl"
 
@@ -90,7 +91,7 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     file = path / FILE_NAME if path.is_dir() else path
     try:
-        with file.open("rb", buffering=1 << 20) as lines:
+        with file.open("rb", buffering=MIB) as lines:
             yield from parse_lines(lines, file, RecordReader())
     except OSError as error:
         raise UsageError(f"records: cannot read {file}: {error.strerror}") from None

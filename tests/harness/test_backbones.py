@@ -38,66 +38,6 @@ def test_a_built_in_backbone_has_the_dimensions_of_its_family(name):
     assert backbones.FAMILIES[backbone.family].dims(backbone.config).total_parameters > 0
 
 
-PUBLISHED = {  # parameters, as the hub counts them in each checkpoint; of DeBERTa with its pooler
-    "bert-large": 335_141_888,
-    "deberta-v3-base": 184_422_144,
-    "deberta-v3-large": 434_012_160 + 1024 * 1025,
-    "deberta-v3-small": 141_304_320 + 768 * 769,
-    "deberta-v3-xsmall": 70_682_112 + 384 * 385,
-    "distilbert-base": 66_362_880,
-    "distilgpt2": 81_912_576,
-    "flan-t5-base": 247_577_856,
-    "flan-t5-large": 783_150_080,
-    "flan-t5-small": 76_961_152,
-    "flan-t5-xl": 2_849_757_184,
-    "flan-t5-xxl": 11_135_332_352,
-    "gemma-2-27b": 27_227_128_320,
-    "gemma-2-2b": 2_614_341_888,
-    "gemma-2-9b": 9_241_705_984,
-    "gemma-3-1b": 999_885_952,
-    "gemma-3-270m": 268_098_176,
-    "gpt2": 124_439_808,
-    "gpt2-large": 774_030_080,
-    "gpt2-medium": 354_823_168,
-    "gpt2-xl": 1_557_611_200,
-    "llama-2-13b": 13_015_864_320,
-    "llama-2-7b": 6_738_415_616,
-    "llama-3.1-8b": 8_030_261_248,
-    "llama-3.2-1b": 1_235_814_400,
-    "llama-3.2-3b": 3_212_749_824,
-    "mistral-7b": 7_248_023_552,
-    "opt-1.3b": 1_315_758_080,
-    "opt-125m": 125_239_296,
-    "opt-2.7b": 2_651_596_800,
-    "opt-6.7b": 6_658_473_984,
-    "phi-3-mini": 3_821_079_552,
-    "pythia-1.4b": 1_414_647_808,
-    "pythia-160m": 162_322_944,
-    "pythia-1b": 1_011_781_632,
-    "pythia-2.8b": 2_775_208_960,
-    "pythia-410m": 405_334_016,
-    "pythia-6.9b": 6_857_302_016,
-    "pythia-70m": 70_426_624,
-    "qwen2.5-0.5b": 494_032_768,
-    "qwen2.5-1.5b": 1_543_714_304,
-    "qwen2.5-3b": 3_085_938_688,
-    "qwen2.5-7b": 7_615_616_512,
-    "qwen3-0.6b": 596_049_920,
-    "qwen3-1.7b": 1_720_574_976,
-    "qwen3-4b": 4_022_468_096,
-    "qwen3-8b": 8_190_735_360,
-    "tinyllama-1.1b": 1_100_048_384,
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_a_built_in_backbone_has_as_many_parameters_as_its_checkpoint(name):
-    backbone = backbones.find(name)
-    dims = backbones.FAMILIES[backbone.family].dims(backbone.config)
-    assert dims.total_parameters == PUBLISHED[name]
-    assert dims.stacks
-
-
 def test_a_built_in_name_may_be_written_in_capitals():
     assert backbones.find("Llama-3.2-1B") == backbones.find("llama-3.2-1b")
 

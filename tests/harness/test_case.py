@@ -56,6 +56,7 @@ OTHER_WORKLOAD = {
     "measured_steps": 7,
     "timed_steps": 7,
     "images": 2,
+    "choices": 2,
     "ddp_buckets": True,
     "zero_grad": "free",
     "parallel": "fsdp2",

@@ -43,6 +43,53 @@ LARGER = {
     ("t5-3b", "lst"): 2_494_896,
     ("t5-3b", "full"): 2_851_569_664,
 }
+PUBLISHED = {  # parameters, as the hub counts them in each checkpoint; of DeBERTa with its pooler
+    "bert-large": 335_141_888,
+    "bert-large-mlm": 335_174_458,
+    "deberta-v3-base": 184_422_144,
+    "deberta-v3-large": 434_012_160 + 1024 * 1025,
+    "deberta-v3-small": 141_304_320 + 768 * 769,
+    "deberta-v3-xsmall": 70_682_112 + 384 * 385,
+    "distilbert-base": 66_362_880,
+    "distilgpt2": 81_912_576,
+    "flan-t5-base": 247_577_856,
+    "flan-t5-large": 783_150_080,
+    "flan-t5-small": 76_961_152,
+    "flan-t5-xl": 2_849_757_184,
+    "flan-t5-xxl": 11_135_332_352,
+    "gemma-2-27b": 27_227_128_320,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma-2-9b": 9_241_705_984,
+    "gemma-3-1b": 999_885_952,
+    "gemma-3-270m": 268_098_176,
+    "gpt2": 124_439_808,
+    "gpt2-large": 774_030_080,
+    "gpt2-medium": 354_823_168,
+    "gpt2-xl": 1_557_611_200,
+    "llama-2-13b": 13_015_864_320,
+    "llama-2-7b": 6_738_415_616,
+    "mistral-7b": 7_248_023_552,
+    "opt-1.3b": 1_315_758_080,
+    "opt-125m": 125_239_296,
+    "opt-2.7b": 2_651_596_800,
+    "opt-6.7b": 6_658_473_984,
+    "phi-3-mini": 3_821_079_552,
+    "pythia-1.4b": 1_414_647_808,
+    "pythia-160m": 162_322_944,
+    "pythia-1b": 1_011_781_632,
+    "pythia-2.8b": 2_775_208_960,
+    "pythia-410m": 405_334_016,
+    "pythia-6.9b": 6_857_302_016,
+    "pythia-70m": 70_426_624,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "tinyllama-1.1b": 1_100_048_384,
+}
+
 
 # As published, or as anyone counts whose transformers loads the published weights: of the whole
 # model with two labels where it is a classifier.
@@ -122,9 +169,17 @@ def test_other_backbones_have_their_published_size(name, attach):
     assert sum(p.numel() for p in built.model.parameters()) == TOTALS[name]
 
 
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_built_in_backbone_has_as_many_parameters_as_its_checkpoint(name):
+    backbone = backbones.find(name)
+    dims = backbones.FAMILIES[backbone.family].dims(backbone.config)
+    assert dims.total_parameters == PUBLISHED[name]
+    assert dims.stacks
+
+
 def test_every_backbone_by_name_has_its_size_checked():
     t5 = {name for name in backbones.names() if "t5-" in name}  # above, and tests/clip_t5
-    assert set(backbones.names()) == TOTALS.keys() | t5
+    assert set(backbones.names()) == TOTALS.keys() | PUBLISHED.keys() | t5
 
 
 @pytest.mark.parametrize("key", OTHER_FAMILIES, ids="-".join)

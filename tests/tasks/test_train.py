@@ -414,6 +414,7 @@ def test_what_comes_in_packages_is_learnt(name, data, method, above_chance, tmp_
         return [example for group in zip(*of, strict=False) for example in group]
 
     part = splits.Splits(
+        task=task,
         labels=whole.labels,
         train=some(whole.train, 480),
         validation=some(whole.validation, 100),

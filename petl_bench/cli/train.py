@@ -76,7 +76,7 @@ def train(  # noqa: PLR0917 - one parameter an option
     """Train methods on a real task: score, memory and time of each."""
     from rich.console import Console
 
-    from petl_bench import cards, registry
+    from petl_bench import cards, method_spec, registry
     from petl_bench.tasks import rates, splits, weights
     from petl_bench.tasks import task as tasks
 
@@ -84,13 +84,11 @@ def train(  # noqa: PLR0917 - one parameter an option
     numbers = _seeds(seeds)
     learning_rates = rates.Rates() if learning_rate is None else rates.parse(learning_rate)
     asked_task = tasks.find(task)
-    with Console(stderr=True).status("reading weights and data; the first time may take minutes"):
-        found = weights.find(backbone or asked_task.backbone)
-        loaded = splits.load(asked_task, data, features)
+    methods = methods or ",".join(registry.names())
+    method_spec.parse_specs(methods)  # before minutes of reading
     from petl_bench.tasks.running import Asked, Bench
     from petl_bench.tasks.store import TrainingStore
 
-    bench = Bench(task=asked_task, splits=loaded, weights=found)
     asked = Asked(
         epochs=epochs,
         batch_size=batch_size,
@@ -98,7 +96,12 @@ def train(  # noqa: PLR0917 - one parameter an option
         learning_rates=learning_rates,
         warmup_steps=warmup_steps,
     )
-    plan = bench.plan(methods or ",".join(registry.names()), numbers, asked)
+    asked.check()
+    with Console(stderr=True).status("reading weights and data; the first time may take minutes"):
+        found = weights.find(backbone or asked_task.backbone)
+        loaded = splits.load(asked_task, data, features)
+    bench = Bench(task=asked_task, splits=loaded, weights=found)
+    plan = bench.plan(methods, numbers, asked)
     folder = out or Path("runs") / _run_name(plan)
     records = _run(bench, plan, TrainingStore(folder), card)
     if as_json:

@@ -51,6 +51,17 @@ class Asked(NamedTuple):
     learning_rates: Rates = Rates()
     warmup_steps: int | None = None
 
+    def check(self) -> None:
+        """Refuse a number that makes no sense whatever the data.
+
+        Raises:
+            UsageError: there is one.
+        """
+        for name in ("epochs", "batch_size", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name}: must be at least 1 (got {value})")
+
 
 class PlannedTrial(NamedTuple):
     """A trial, and its method as it was asked for."""
@@ -97,6 +108,7 @@ class Bench:
         Raises:
             UsageError: an unknown method, or a number that makes no sense.
         """
+        asked.check()
         backbone = self.backbone
         data = Data(
             sha256=self.splits.sha256,
@@ -128,10 +140,6 @@ class Bench:
         return list({planned.trial.trial_id: planned for planned in plan}.values())
 
     def _recipe(self, learning_rate: float, asked: Asked, backbone: Backbone) -> Recipe:
-        for name in ("epochs", "batch_size", "max_steps"):
-            value = getattr(asked, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name}: must be at least 1 (got {value})")
         batch_size = asked.batch_size or self.task.batch_size
         an_epoch = -(-len(self.splits.train) // batch_size)
         steps = (asked.epochs or self.task.epochs) * an_epoch

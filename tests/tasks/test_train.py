@@ -335,6 +335,9 @@ def assert_tells_everything(result, out):
         (["--learning-rate", ","], "learning_rate: none given; write 1e-3, or"),
         (["--warmup-steps", "-1"], "warmup_steps: Input should be greater than or equal to 0"),
         (["--methods", "loar"], "method: no method 'loar'; did you mean"),
+        # before weights are looked for, and data are read
+        (["--epochs", "0", "--backbone", "nowhere"], "epochs: must be at least 1 (got 0)"),
+        (["--methods", "loar", "--backbone", "nowhere"], "method: no method 'loar'"),
         (["--backbone", "nowhere"], "backbone: no folder 'nowhere', and the hub does not give it"),
         (["--backbone", "t5-base"], "backbone: t5-base is dimensions without weights"),
     ],

@@ -10,7 +10,7 @@ ending. Sources: visualqa.org, cs.stanford.edu/people/dorarad/gqa, github.com/li
 cocodataset.org.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,12 @@ def gqa(folder: Path, split: str) -> list[Row] | None:
     found = document(path)
     if not isinstance(found, dict) or not found:
         raise UsageError(f"data: {path} is not an object with a question each")
-    return [
-        Row(f"{path}: question {number!r}", {**fields, "image": fields.get("imageId")})
-        for number, fields in found.items()
-        if _is_object(fields, f"{path}: question {number!r}")
-    ]
+    rows = []
+    for number, question in found.items():
+        where = f"{path}: question {number!r}"
+        fields = _object(question, where)
+        rows.append(Row(where, {**fields, "image": fields.get("imageId")}))
+    return rows
 
 
 def nlvr2(folder: Path, split: str) -> list[Row] | None:
@@ -116,28 +117,22 @@ def _by_id(path: Path, name: str, key: str) -> dict[object, Mapping[str, Any]]:
     if not isinstance(listed, list) or not listed:
         raise UsageError(f"data: {path} has no list {name}, or an empty one")
     objects: dict[object, Mapping[str, Any]] = {}
-    for number, fields in _numbered(path, name, listed):
+    for number, each in enumerate(listed, start=1):
+        where = f"{path}: {name} {number}"
+        fields = _object(each, where)
         own = fields.get(key)
         if not isinstance(own, int | str):
-            raise UsageError(f"data: {path}: {name} {number}: {key} is {own!r}, not an id")
+            raise UsageError(f"data: {where}: {key} is {own!r}, not an id")
         if own in objects:
-            raise UsageError(f"data: {path}: {name} {number}: {key} {own} is there twice")
+            raise UsageError(f"data: {where}: {key} {own} is there twice")
         objects[own] = fields
     return objects
 
 
-def _numbered(
-    path: Path, name: str, listed: Iterable[object]
-) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, fields in enumerate(listed, start=1):
-        if _is_object(fields, f"{path}: {name} {number}"):
-            yield number, fields  # type: ignore[misc]
-
-
-def _is_object(fields: object, where: str) -> bool:
+def _object(fields: object, where: str) -> Mapping[str, Any]:
     if not isinstance(fields, Mapping):
         raise UsageError(f"data: {where} is not an object")
-    return True
+    return fields
 
 
 def _image(fields: Mapping[str, Any]) -> object:

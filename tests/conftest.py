@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -23,6 +24,7 @@ from petl_bench.record import (
     TimelinePoint,
 )
 from petl_bench.units import GIB
+from petl_bench.worker import warm_up
 
 # Models are tiny and tests run side by side: threads of one operator would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,6 +36,8 @@ gc.disable()
 
 def pytest_collection_finish():
     """Leave what is imported by now out of every collection."""
+    if "torch" in sys.modules:
+        warm_up()
     gc.freeze()
     gc.enable()
 

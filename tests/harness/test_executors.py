@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -254,6 +255,16 @@ def test_ray_runs_cases_and_a_worker_of_its_that_is_killed_is_followed_by_one_mo
     for planned in plan_of(["full"], tiny):
         assert records["full"].measurement == simulate(planned.case, CARD, ERAS[None])
     assert capfd.readouterr().out == ""  # which is for results
+
+
+def test_a_ray_cluster_where_nobody_listens_is_refused_at_once(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="needs the extra petl-bench[ray]")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    refused = f"^executor: no Ray cluster at {address}: Connection refused$"
+    with pytest.raises(UsageError, match=refused):
+        executors.start("ray", 1, Origin.SIMULATED, tmp_path)
 
 
 # --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from petl_bench import cards, method_spec
 from petl_bench.cards import DEFAULT_CARD
-from petl_bench.cli import app
+from petl_bench.cli import app, main
 from petl_bench.errors import UsageError
 from petl_bench.record import Status
 from petl_bench.tasks import splits, weights
@@ -261,7 +261,7 @@ def command(tiny_backbone, data_folder, out):
 
 TELLS_STEPS = """
 import sys
-from petl_bench.cli import app
+from petl_bench.cli import app, main
 from petl_bench.tasks.training import _Watch
 
 end = _Watch.on_step_end
@@ -368,22 +368,22 @@ def test_what_does_not_fit_is_told_beside_what_does(tiny_backbone, data_folder, 
     assert [record.status for record in records] == [Status.OK, Status.SKIPPED]
 
 
-def test_bad_data_is_refused_before_anything_is_written(tiny_backbone, data_folder, tmp_path):
+def test_bad_data_is_refused_before_anything_is_written(
+    tiny_backbone, data_folder, tmp_path, monkeypatch, capsys
+):
     with (data_folder / "test.jsonl").open("a") as file:
         file.write('{"text": "good", "label": "ripe"}\n')
     arguments = command(tiny_backbone, data_folder, tmp_path / "out")
-    result = subprocess.run(
-        [sys.executable, "-m", "petl_bench", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 2
+    monkeypatch.setattr(sys, "argv", ["petl-bench", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 2
     said = (
         f"error: data: {data_folder}/test.jsonl line 61: label 'ripe' is not one of fresh, rotten"
     )
-    assert result.stderr.strip() == said
-    assert result.stdout == ""
+    printed = capsys.readouterr()
+    assert printed.err.strip() == said
+    assert printed.out == ""
     assert not (tmp_path / "out").exists()
 
 

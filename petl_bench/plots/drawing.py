@@ -15,6 +15,7 @@ from petl_bench.tables import Group, groups
 
 INK, FADED, GRID, BAND = "#1B2430", "#5E6A78", "#E3E7EC", "#F3F5F8"
 ACCENT, WARNING = "#2F5D8C", "#B3261E"
+MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle": "^"}  # of palette.SHAPES
 WIDTH_INCHES = 9.0
 _THINNEST = 0.004  # of the largest peak: less than a point wide
 

@@ -23,13 +23,14 @@ from petl_bench.comparison.thresholds import DEFAULT, parse
 from petl_bench.errors import UsageError
 from petl_bench.own.footprint import Footprint
 from petl_bench.record import Origin, Record
-from petl_bench.store import Store, load_records
+from petl_bench.store import Store, load_records, read_records
 from petl_bench.suite import Suite, load_suite
-from petl_bench.tables import to_frame
+from petl_bench.tables import to_frame as records_to_frame
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    import pandas as pd
     from torch import nn
 
     from petl_bench.own.batches import Batch
@@ -152,6 +153,22 @@ def read(path: str | PathLike[str]) -> list[Record]:
         UsageError: no such file, or a line that is not a record.
     """
     return load_records(Path(path))
+
+
+def to_frame(results: str | PathLike[str] | Iterable[Record]) -> "pd.DataFrame":
+    """One row a record, in their order: raw integers, null where there is no number.
+
+    Of a run folder or a JSON Lines file none is held, so a hundred thousand may be in it.
+    Columns end in their unit. `trainable_percent` is of `backbone_parameters`; `saving_percent`
+    is of the group's full fine-tuning; the columns named after categories are at the overall
+    peak; `load_allocated_bytes` is what is held once the model stands.
+
+    Raises:
+        UsageError: no such file, or a line that is not a record.
+    """
+    if isinstance(results, str | PathLike):
+        return records_to_frame(read_records(Path(results)))
+    return records_to_frame(results)
 
 
 def compare(

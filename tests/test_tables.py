@@ -4,14 +4,18 @@ from io import StringIO
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from petl_bench.case import Workload
 from petl_bench.record import Category, Fit, Origin, Phase, Status
+from petl_bench.store import latest
 from petl_bench.tables import (
     category_peaks,
     finding,
     groups,
+    latest_rows,
     percent,
     phase_peaks,
     side_by_side,
@@ -102,6 +106,19 @@ def test_an_empty_list_of_records_is_a_frame_with_columns_and_no_rows():
     frame = to_frame([])
     assert len(frame) == 0
     assert "peak_allocated_bytes" in frame.columns
+
+
+@given(data=st.data())
+def test_the_latest_rows_are_those_of_the_latest_records(data, made_up_record):
+    written = st.tuples(
+        st.sampled_from(["full", "lora", "lst"]), st.sampled_from(Origin), st.integers(1, 9)
+    )
+    records = [
+        made_up_record(method, origin=origin, peak_bytes=gib * GIB)
+        for method, origin, gib in data.draw(st.lists(written, max_size=12))
+    ]
+    rows = latest_rows(to_frame(records))
+    pd.testing.assert_frame_equal(rows, to_frame(latest(records)))
 
 
 def test_measured_throughput_is_by_the_median_step_and_an_estimate_never_fills_in(made_up_record):

@@ -1,7 +1,7 @@
 """petl-bench show, report: records that are there already."""
 
 import sys
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,10 +10,11 @@ import typer
 from petl_bench.cli.output import command_line, print_tables, writing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import pandas as pd
 
+    from petl_bench.errors import UsageError
     from petl_bench.record import Record
     from petl_bench.tables import Table
     from petl_bench.tasks.record import TrainingRecord
@@ -36,10 +37,11 @@ def show(
 
     if markdown + latex + csv > 1:
         raise UsageError("show: --markdown, --latex and --csv exclude each other")
-    frame, tables = _tables(runs, phases=phases)
     if csv:
-        sys.stdout.write(to_csv(frame()))
-    elif markdown or latex:
+        sys.stdout.write(to_csv(_frame(runs)))
+        return
+    tables = _tables(runs, phases=phases)
+    if markdown or latex:
         render = to_latex if latex else to_markdown
         sys.stdout.write("\n\n".join(map(render, tables)) + "\n")
     else:
@@ -82,23 +84,33 @@ def _training(runs: list[Path]) -> bool:
     return True in found
 
 
-def _tables(
-    runs: list[Path], *, phases: bool
-) -> "tuple[Callable[[], pd.DataFrame], Sequence[Table]]":
-    """What makes the frame, and the tables."""
-    if not _training(runs):
-        from petl_bench.tables import summary, to_frame
+def _frame(runs: list[Path]) -> "pd.DataFrame":
+    if _training(runs):
+        from petl_bench.tasks import tables
 
-        costs = _read(runs)
-        return partial(to_frame, costs), summary(costs, phases=phases)
-    from petl_bench.tasks import tables
+        return tables.to_frame(_read_training(runs))
+    from petl_bench.store import read_records
+    from petl_bench.tables import latest_rows, to_frame
+
+    # None is held: there may be a hundred thousand.
+    frame = latest_rows(to_frame(chain.from_iterable(map(read_records, runs))))
+    if frame.empty:
+        raise _none(runs)
+    return frame
+
+
+def _tables(runs: list[Path], *, phases: bool) -> "Sequence[Table]":
+    if not _training(runs):
+        from petl_bench.tables import summary
+
+        return summary(_read(runs), phases=phases)
     from petl_bench.tasks.boards import averages
     from petl_bench.tasks.rows import task_groups
+    from petl_bench.tasks.tables import average_table
+    from petl_bench.tasks.tables import summary as scores
 
-    scores = _read_training(runs)
-    groups = task_groups(scores)
-    found = [*map(tables.average_table, averages(groups)), *map(tables.summary, groups)]
-    return partial(tables.to_frame, scores), found
+    groups = task_groups(_read_training(runs))
+    return [*map(average_table, averages(groups)), *map(scores, groups)]
 
 
 def _write_costs(runs: list[Path], page: Path, figures: Path | None, command: str) -> None:
@@ -123,21 +135,25 @@ def _write_scores(runs: list[Path], page: Path, figures: Path | None, command: s
 
 
 def _read(runs: list[Path]) -> "list[Record]":
-    from petl_bench.errors import UsageError
     from petl_bench.store import latest, load_records
 
     records = latest(load_records(*runs))
     if not records:
-        raise UsageError(f"records: {runs[0]} holds none")
+        raise _none(runs)
     return records
 
 
 def _read_training(runs: list[Path]) -> "list[TrainingRecord]":
-    from petl_bench.errors import UsageError
     from petl_bench.tasks.rows import latest
     from petl_bench.tasks.store import read_training
 
     records = latest([record for run in runs for record in read_training(run)])
     if not records:
-        raise UsageError(f"records: {runs[0]} holds none")
+        raise _none(runs)
     return records
+
+
+def _none(runs: list[Path]) -> "UsageError":
+    from petl_bench.errors import UsageError
+
+    return UsageError(f"records: {runs[0]} holds none")

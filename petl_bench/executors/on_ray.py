@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -27,6 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOST = (NodeDiedError, ObjectLostError, OutOfMemoryError, WorkerCrashedError)
+KNOCK_S = 10.0
 OBJECT_STORE_BYTES = 100 * MIB  # records are small
 
 
@@ -106,14 +108,34 @@ def _connect(lanes: int | None) -> None:
         "include_dashboard": False,
     }
     try:
+        if address:
+            _knock(address)
         ray.init(
             address or "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
             **({} if address else here),
         )
-    except (ConnectionError, ValueError) as error:
-        what = str(error).partition("\n")[0]
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UsageError(
             f"executor: no Ray cluster at {address or 'this machine'}: {what}"
+            + _token_hint(error, address)
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Nothing, if somebody listens at a HOST:PORT; Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=KNOCK_S).close()
+
+
+def _token_hint(error: Exception, address: str | None) -> str:
+    # Ray's own error, then: somebody listens, and did not let us in.
+    ours = address and type(error) is ConnectionError and "RAY_AUTH_MODE" not in os.environ
+    return "; one that asks for a token wants RAY_AUTH_MODE=token" if ours else ""

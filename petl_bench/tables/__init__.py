@@ -1,7 +1,7 @@
 """Records as rows: a DataFrame for programs, and tables for people."""
 
 from petl_bench.tables.finding import finding
-from petl_bench.tables.frame import STEP_PHASES, Value, to_csv, to_frame, values
+from petl_bench.tables.frame import STEP_PHASES, Value, latest_rows, to_csv, to_frame, values
 from petl_bench.tables.groups import Group, distinct_names, groups, peaks_by_label
 from petl_bench.tables.rendering import markdown_text, to_latex, to_markdown
 from petl_bench.tables.summaries import (
@@ -31,6 +31,7 @@ __all__ = [
     "distinct_names",
     "finding",
     "groups",
+    "latest_rows",
     "markdown_text",
     "peaks_by_label",
     "percent",

@@ -179,6 +179,13 @@ def to_frame(records: Iterable[Record]) -> pd.DataFrame:
         return pd.DataFrame({name: arrays[name] for name in _COLUMNS})
 
 
+def latest_rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `frame`, as `to_frame` makes it, that `petl_bench.store.latest` would keep."""
+    number = frame.groupby(["case_id", "origin", "device"], sort=False).ngroup()
+    kept = number[~number.duplicated(keep="last")].sort_values(kind="stable")
+    return frame.loc[kept.index].reset_index(drop=True)
+
+
 def _arrays(names: Sequence[str], rows: Sequence[Sequence[Value]]) -> dict[str, ExtensionArray]:
     """The columns of these names, by what each row has for them."""
     columns = zip(*rows, strict=True) if rows else [()] * len(names)

@@ -71,7 +71,9 @@ def place(tmp_path_factory):
     )
     records = petl_bench.run(suite, out=folder / "base")
     assert petl_bench.read(folder / "base") == records
-    assert list(petl_bench.to_frame(records)["status"]) == ["ok", "ok"]
+    frame = petl_bench.to_frame(records)
+    assert list(frame["status"]) == ["ok", "ok"]
+    assert frame.equals(petl_bench.to_frame(folder / "base"))
     return folder
 
 

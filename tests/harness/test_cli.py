@@ -372,6 +372,7 @@ def test_show_prints_what_the_run_wrote_as_markdown_and_as_csv(finished_run, com
     folder, *_ = finished_run
     assert command("show", folder, "--markdown").out == (folder / "table.md").read_text()
     assert command("show", folder, "--csv").out == (folder / "table.csv").read_text()
+    assert command("show", folder, folder, "--csv").out == (folder / "table.csv").read_text()
     phases = command("show", folder, "--markdown", "--phases").out
     assert "optimizer step" in phases
     assert len(phases) > len((folder / "table.md").read_text())

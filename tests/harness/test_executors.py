@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -256,6 +257,16 @@ def test_ray_runs_cases_and_a_worker_of_its_that_is_killed_is_followed_by_one_mo
     assert capfd.readouterr().out == ""  # which is for results
 
 
+def test_a_ray_cluster_where_nobody_listens_is_refused_at_once(tmp_path, monkeypatch):
+    pytest.importorskip("ray", reason="needs the extra petl-bench[ray]")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    refused = f"^executor: no Ray cluster at {address}: Connection refused$"
+    with pytest.raises(UsageError, match=refused):
+        executors.start("ray", 1, Origin.SIMULATED, tmp_path)
+
+
 # --------------------------------------------------------------------------------------------
 # Slurm
 
@@ -275,11 +286,10 @@ SLURM = {
         export SLURM_NTASKS=1 SLURM_JOB_NUM_NODES=1 SLURM_NODEID=0 SLURM_PROCID=0 SLURM_LOCALID=0
         "$@"
     """,
-    "sacct": r"""
-        echo "JobID|State|NodeList"
+    "squeue": r"""
         for id in $(ls "$SLURM_HERE" | grep -x "[0-9]*"); do
             kill -0 -- -$(cat "$SLURM_HERE/$id") 2> /dev/null && state=RUNNING || state=NODE_FAIL
-            echo "$id|$state|here"
+            echo "$id $state"
         done
     """,
     "scancel": r"""
@@ -291,7 +301,7 @@ SLURM = {
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """A Slurm of one node, with submitit before it; jobs are really queued, run and lost."""
-    submitit = pytest.importorskip("submitit", reason="needs the extra petl-bench[slurm]")
+    pytest.importorskip("submitit", reason="needs the extra petl-bench[slurm]")
     here = tmp_path / "slurm-here"
     here.mkdir()
     for name, script in SLURM.items():
@@ -299,10 +309,8 @@ def slurm(tmp_path, monkeypatch):
         (here / name).chmod(0o755)
     monkeypatch.setenv("SLURM_HERE", str(here))
     monkeypatch.setenv("PATH", f"{here}:{os.environ['PATH']}")
-    # What submitit knows of jobs outlives a test, and the next one's have the same numbers.
-    monkeypatch.setattr(submitit.SlurmJob, "watcher", type(submitit.SlurmJob.watcher)())
-    # Of a job without a result it waits for one, in case that the file system is slow.
-    monkeypatch.setattr(submitit.SlurmJob, "_results_timeout_s", 0)
+    monkeypatch.setattr("petl_bench.executors.on_slurm.QUEUE_S", 0)
+    monkeypatch.setattr("petl_bench.executors.on_slurm.LATE_S", 0)
     return here
 
 
@@ -318,11 +326,26 @@ def test_slurm_runs_a_job_a_case(tmp_path, tiny, slurm):
 
 def test_a_slurm_job_that_measures_asks_for_a_gpu_and_one_that_is_lost_says_how(tmp_path, slurm):
     with executors.start("slurm", None, Origin.MEASURED, tmp_path / "run") as executor:
-        with pytest.raises(lane.WorkerDiedError, match=r"^its Slurm job 1 ended as NODE_FAIL$"):
+        with pytest.raises(
+            lane.WorkerDiedError, match=r"^its Slurm job 1 ended as NODE_FAIL \(1_0_log\.err\)$"
+        ):
             executor.submit(signal.raise_signal, signal.SIGKILL).result()
         with pytest.raises(UsageError, match=r"^executor: a Slurm job cannot run cases; see /"):
             executor.submit(os.stat, "/no/such/file").result()
     assert "#SBATCH --gpus-per-node=1\n" in (slurm / "1.sh").read_text()
+
+
+def test_a_slurm_job_that_the_queue_has_forgotten_is_lost(tmp_path, slurm):
+    with executors.start("slurm", 1, Origin.SIMULATED, tmp_path / "run") as executor:
+        (slurm / "squeue").write_text("#!/bin/bash")
+        with pytest.raises(lane.WorkerDiedError, match=r"^its Slurm job 1 left the queue without"):
+            executor.submit(signal.raise_signal, signal.SIGKILL).result()
+
+
+def test_a_slurm_that_does_not_answer_is_refused_at_once(tmp_path, slurm):
+    (slurm / "squeue").write_text("#!/bin/bash\necho 'slurm_load_jobs error: no host' >&2; exit 1")
+    with pytest.raises(UsageError, match=r"^executor: Slurm does not answer: slurm_load_jobs e"):
+        executors.start("slurm", 1, Origin.SIMULATED, tmp_path / "run")
 
 
 def test_slurm_jobs_are_cancelled_with_the_run(tmp_path, slurm):

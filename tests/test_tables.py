@@ -394,5 +394,16 @@ def test_a_latex_table_has_every_cell_and_no_character_that_latex_reads(made_up_
     assert r"\begin{tabular}{l" in text
 
 
+def test_a_change_that_rounds_to_zero_has_no_sign(made_up_record):
+    records = [
+        made_up_record("full", device=device, peak_bytes=10 * GIB + more)
+        for device, more in (("a100-80gb", 0), ("h100", -1024), ("t4", 2**28))
+    ]
+    (row,) = side_by_side(records).rows
+    assert [cell.text for cell in row[1:]] == [
+        *("10.00 GiB", "10.00 GiB (0.0 %)", "10.25 GiB (+2.5 %)")
+    ]
+
+
 def test_one_group_has_nothing_beside_it(made_up_records):
     assert side_by_side(made_up_records(3)) is None

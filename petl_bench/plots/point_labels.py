@@ -3,7 +3,7 @@
 A name covers no point and no other name where there is room, and lines as little as can be.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -77,7 +77,9 @@ class _Label:
     @property
     def taken(self) -> _Boxes:
         """The room of the label and its leader."""
-        return np.concatenate([self.rooms[self.best][None], self.leaders[self.best]])
+        room = self.rooms[self.best][None]
+        tied = _OFFSETS[self.best].tied
+        return np.concatenate([room, self.leaders[self.best]]) if tied else room
 
 
 def label_points(
@@ -97,20 +99,8 @@ def label_points(
     lines += [box for line in slopes for ends in pairwise(line) for box in _along(axes, ends)]
     places = axes.transData.transform([(x, y) for x, y, _ in found])
     line_boxes = _extents(lines)
-    labels = [
-        _label(axes, found, places, index, line_boxes)
-        for index in sorted(
-            range(len(found)),
-            key=lambda at: (not found[at][2].best, -found[at][1], found[at][0]),
-        )
-    ]
-    for _ in range(_ROUNDS):
-        before = [label.best for label in labels]
-        for label in labels:
-            others = [each.taken for each in labels if each is not label and each.best >= 0]
-            label.best = _cheapest(label, np.concatenate(others) if others else _extents([]))
-        if [label.best for label in labels] == before:
-            break
+    labels = [_label(axes, found, places, index, line_boxes) for index in range(len(found))]
+    _settle(labels, _orders(found))
     for label in labels:
         offset = _OFFSETS[label.best]
         label.text.set(ha=offset.side, position=(offset.across, offset.up))
@@ -118,9 +108,48 @@ def label_points(
         label.text.arrow_patch.set_visible(offset.tied)
 
 
-def _cheapest(label: _Label, names: _Boxes) -> int:
-    covered = _shared(label.rooms, names) + _shared(label.leaders, names).sum(axis=1)
-    return int(np.argmin(label.own_cost + _COVERED * covered))
+def _orders(found: Sequence[tuple[float, float, Point]]) -> list[list[int]]:
+    """Orders to place labels in: the best points first; then as one may read the page."""
+    keys: list[Callable[[int], tuple[float, ...]]] = [
+        lambda at: (not found[at][2].best, -found[at][1], found[at][0]),
+        lambda at: (found[at][0],),
+        lambda at: (-found[at][0],),
+        lambda at: (found[at][1],),
+        lambda at: (-found[at][1],),
+    ]
+    return [sorted(range(len(found)), key=key) for key in keys]
+
+
+def _settle(labels: Sequence[_Label], orders: Sequence[Sequence[int]]) -> None:
+    """Place all labels: in the first order that leaves none over another, or else the cheapest."""
+    tried: list[tuple[float, list[int]]] = []
+    for order in orders:
+        for label in labels:
+            label.best = -1
+        for _ in range(_ROUNDS):
+            before = [label.best for label in labels]
+            for index in order:
+                costs = labels[index].own_cost + _COVERED * _covered(labels, index)
+                labels[index].best = int(np.argmin(costs))
+            if [label.best for label in labels] == before:
+                break
+        covered = sum(
+            float(_covered(labels, index)[label.best]) for index, label in enumerate(labels)
+        )
+        own = sum(float(label.own_cost[label.best]) for label in labels)
+        tried.append((own + _COVERED * covered, [label.best for label in labels]))
+        if not covered:
+            return
+    for label, best in zip(labels, min(tried)[1], strict=True):
+        label.best = best
+
+
+def _covered(labels: Sequence[_Label], index: int) -> npt.NDArray[np.float64]:
+    """What label `index` would cover of the others that are placed, in square pixels: [offsets]."""
+    others = [each.taken for at, each in enumerate(labels) if at != index and each.best >= 0]
+    names = np.concatenate(others) if others else _extents([])
+    label = labels[index]
+    return np.asarray(_shared(label.rooms, names) + _shared(label.leaders, names).sum(axis=1))
 
 
 def _around(axes: Axes, places: Sequence[tuple[float, float]], margin: float) -> Bbox:

@@ -149,8 +149,13 @@ def _beside_the_first(sizes: Sequence[int | None]) -> Iterable[Cell]:
         if size is None:
             yield Cell(text=ABSENT)
             continue
-        change = f" ({100 * (size - first) / first:+.1f} %)" if place and first else ""
+        change = f" ({_signed(100 * (size - first) / first)})" if place and first else ""
         yield Cell(text=f"{format_bytes(size)}{change}", number=size)
+
+
+def _signed(share: float) -> str:
+    """`share` of a hundred with its sign, which zero has none of."""
+    return percent(0.0) if round(share, 1) == 0 else f"{share:+.1f} %"
 
 
 def _shown_phases(group: Group) -> list[_Shown]:

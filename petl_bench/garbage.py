@@ -4,6 +4,9 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+MANY = 100_000
+"""Values that are worth being kept out of the next search, whose count takes 50 ms in a worker."""
+
 
 @contextmanager
 def collection_paused() -> Iterator[None]:
@@ -14,7 +17,7 @@ def collection_paused() -> Iterator[None]:
         yield
     finally:
         if enabled:
-            if not gc.get_freeze_count():  # nobody has anything frozen
+            if gc.get_count()[0] > MANY and not gc.get_freeze_count():  # nobody's are frozen
                 gc.freeze()
                 gc.unfreeze()  # moves all of it, unseen, to what is looked through least often
             gc.enable()

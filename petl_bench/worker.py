@@ -13,8 +13,7 @@ import time
 import traceback
 from typing import IO, Any
 
-from petl_bench import cards, registry
-from petl_bench.assembly import unsupported
+from petl_bench import cards
 from petl_bench.case import Case, Parallel
 from petl_bench.environment import (
     measured_environment,
@@ -22,6 +21,7 @@ from petl_bench.environment import (
     simulated_environment,
 )
 from petl_bench.errors import OutOfMemoryError, UsageError
+from petl_bench.garbage import collection_paused
 from petl_bench.jobs import INTERRUPTED, Job, Task
 from petl_bench.record import Environment, Measurement, Origin, Record, Status
 
@@ -30,7 +30,7 @@ PARENT_CHECK_S = 1.0
 
 def serve(origin: Origin, jobs: IO[str], answers: IO[str]) -> None:
     """Answer jobs, each with a task, until there are no more."""
-    _warm_up()
+    warm_up()
     jobs.readline()  # its turn has come: until then a spare has nothing of the device
     here = measured_environment() if origin is Origin.MEASURED else processor_environment()
     _send(answers, here.model_dump_json())
@@ -46,6 +46,8 @@ def serve(origin: Origin, jobs: IO[str], answers: IO[str]) -> None:
 
 def run_task(task: Task, origin: Origin, card: cards.Card, environment: Environment) -> Record:
     """The record of one case: its measurement, or why there is none."""
+    from petl_bench import registry  # noqa: PLC0415 - imports torch
+
     begin = time.perf_counter()
     case = task.case
     outcome: dict[str, Any]
@@ -69,6 +71,8 @@ def run_task(task: Task, origin: Origin, card: cards.Card, environment: Environm
 
 
 def _skip(case: Case) -> dict[str, Any] | None:
+    from petl_bench.assembly import unsupported  # noqa: PLC0415 - imports torch
+
     reason = unsupported(case)
     return {"status": Status.SKIPPED, "reason": reason} if reason else None
 
@@ -106,12 +110,18 @@ def _failure(error: Exception) -> dict[str, Any]:
     return {"status": Status.ERROR, "reason": reason}
 
 
-def _warm_up() -> None:
-    """Import what cases need, so that no case's `worker_s` is that of imports."""
-    import peft  # noqa: F401, PLC0415
-    import transformers  # noqa: F401, PLC0415
+def warm_up() -> None:
+    """Import what cases need, so that no case's `worker_s` is that of imports.
 
-    gc.freeze()  # no search for cycles among the libraries' 380,000 objects: a tenth of a case
+    Nobody searches for cycles among the libraries' 380,000 objects: a fifth of the imports, and a
+    tenth of a case.
+    """
+    with collection_paused():
+        import peft  # noqa: F401, PLC0415
+        import transformers  # noqa: F401, PLC0415
+
+        from petl_bench import assembly, registry  # noqa: F401, PLC0415
+    gc.freeze()
 
 
 def end_with_parent() -> None:

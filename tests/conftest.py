@@ -1,7 +1,9 @@
 """Made-up records: plain values, with round numbers that a reader can check by eye."""
 
+import gc
 import os
 import shutil
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -22,9 +24,23 @@ from petl_bench.record import (
     TimelinePoint,
 )
 from petl_bench.units import GIB
+from petl_bench.worker import warm_up
 
 # Models are tiny and tests run side by side: threads of one operator would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Libraries have some 400,000 objects that stay: no search for cycles among them, neither while they
+# are imported nor, as in a worker, whenever a test has garbage collected.
+gc.disable()
+
+
+def pytest_collection_finish():
+    """Leave what is imported by now out of every collection."""
+    if "torch" in sys.modules:
+        warm_up()
+    gc.freeze()
+    gc.enable()
+
 
 BACKBONE_PARAMETERS = 200_000_000
 STEP_PHASES = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP)

@@ -5,7 +5,6 @@ search    the border between what fits and what does not
 tables    the answers as tables for people and rows for programs
 """
 
-import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -172,16 +171,12 @@ def _ready() -> None:
     """Ready a process: it ends with its parent, and its garbage is not its libraries'."""
     import warnings  # noqa: PLC0415
 
-    import peft  # noqa: F401, PLC0415
-    import transformers  # noqa: F401, PLC0415
-
-    from petl_bench.worker import end_with_parent  # noqa: PLC0415
+    from petl_bench.worker import end_with_parent, warm_up  # noqa: PLC0415
 
     end_with_parent()
+    warm_up()
     warnings.simplefilter("ignore")
     os.dup2(2, 1)  # what a library prints must not be in the answer
-    gc.collect()
-    gc.freeze()  # every simulation collects garbage first; this spares it the libraries
 
 
 def curve(question: Question) -> Curve:

@@ -23,8 +23,11 @@ from petl_bench.worker import Task, run_task
 CARD = cards.find("t4")
 ENVIRONMENT = simulated_environment(CARD, None)
 
+TWO_LAYERS = {"num_layers": 2, "num_decoder_layers": 2}  # a stack, as other tiny backbones have
+LAYERS = {"t5": TWO_LAYERS, "clip-t5": TWO_LAYERS}
+
 BACKBONES = {
-    **{name: (name, {}) for name, family in FAMILIES.items() if family.published},
+    **{name: (name, LAYERS.get(name, {})) for name, family in FAMILIES.items() if family.published},
     "t5 gated, unscaled, fewer decoder layers": (
         "t5",
         {
@@ -136,8 +139,7 @@ ASKED = [
 @pytest.mark.parametrize(("family", "quantize", "mode"), ASKED)
 def test_a_simulated_case_runs_or_says_why_not(name, family, quantize, mode, make_tiny):
     """Whatever a user may ask of it: a record says ok or skipped, never error."""
-    layers = {"num_layers": 2, "num_decoder_layers": 2} if family == "t5" else {}
-    backbone = make_tiny(family, **layers).model_copy(update={"quantize": quantize})
+    backbone = make_tiny(family, **LAYERS.get(family, {})).model_copy(update={"quantize": quantize})
     size = {"batch_size": 2, "source_length_tokens": 5, "target_length_tokens": 2}
     asked = Workload(**size, **MODES[mode], measured_steps=1)
     method = fitted(resolve(name, {}), backbone)

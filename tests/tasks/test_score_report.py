@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 from petl_bench.cli import app
 from petl_bench.errors import UsageError
+from petl_bench.plots.score_figure import score_figure
 from petl_bench.report.reproduction import train_commands
 from petl_bench.report.scores import write_score_report
+from petl_bench.tasks.boards import boards, curves, looks
 from petl_bench.tasks.rates import parse
 from petl_bench.tasks.rows import task_groups
 from petl_bench.tasks.store import TrainingStore
@@ -63,6 +65,41 @@ def test_a_chart_has_the_numbers_of_the_records(write):
     assert [lora["x"][0], lora["y"][0]] == pytest.approx([100 * 620 / 900, -2.0])
     assert min(published["x"]) == pytest.approx(31.25)
     assert charts["g1-2-0"]["data"][2]["x"] == [74_000, 295_000, 1_180_000]
+
+
+def test_a_method_looks_the_same_in_every_chart_and_figure(write):
+    def found(task, methods):
+        return [record(name, 0, 0.8, peak=300 * MIB, task=task) for name in methods]
+
+    everything = [
+        *found("rte", ["full", "bitfit", "prompt"]),
+        *found("reviews", ["prompt", "ia3", "bitfit", "full"]),
+    ]
+    seen = {}
+    for chart in charts_of(write(everything)).values():
+        for trace in chart["data"]:
+            if trace["meta"].startswith("series"):
+                seen.setdefault(trace["name"], set()).add(
+                    (trace["meta"], trace["marker"]["symbol"])
+                )
+    assert seen.keys() == {"full", "bitfit", "prompt", "ia3"}
+    assert all(len(found) == 1 for found in seen.values())
+    assert len(set.union(*seen.values())) == 4
+    rte, reviews = boards(everything)[-2:]
+    shared = looks([rte, reviews])
+    drawn = [
+        line.get_color()
+        for each in (rte, reviews)
+        for line in score_figure(each, "trainable_parameters", shared).axes[0].lines
+        if line.get_marker() == "o"
+    ]
+    own = [
+        shared[curve.kind].colour
+        for b in (rte, reviews)
+        for curve in curves(b, "trainable_parameters")
+    ]
+    assert drawn == own
+    assert len(set(drawn)) == 4
 
 
 def test_measured_memory_can_be_chosen_where_there_is_any(write):

@@ -90,14 +90,17 @@ def add_title(figure: Figure, title: str, below: str) -> None:
     )
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
-    below = legend.get_window_extent().height / figure.dpi + 0.1 if order else 0.28
-    engine.set(rect=(0, 0, 1, top - max(below, 0.28) / height), w_pad=0.1, h_pad=0.06)
+    taken = 0.28  # inches, of one row
+    if order:
+        taken = max(taken, float(legend.get_window_extent().height) / figure.dpi + 0.1)
+    engine.set(rect=(0, 0, 1, top - taken / height), w_pad=0.1, h_pad=0.06)
 
 
 def _legend_columns(names: Sequence[str]) -> int:
     """How many columns of `names` have room: all in a row, or as many of the widest as fit."""
     widths = [
-        _LEGEND_KEY_INCHES + _CHARACTER_INCHES * max(map(len, name.splitlines()), default=0)
+        _LEGEND_KEY_INCHES
+        + _CHARACTER_INCHES * max([0, *(len(line) for line in name.splitlines())])
         for name in names
     ]
     if sum(widths) <= WIDTH_INCHES:

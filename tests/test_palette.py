@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from petl_bench.palette import DARK, LIGHT, look
+from petl_bench.plots.drawing import ACCENT, BEATEN
 
 # Severity 1.0 of Machado, Oliveira & Fernandes 2009, on linear RGB.
 SIGHT = {
@@ -66,13 +67,15 @@ def _grounds(theme):
     css = files("petl_bench.report").joinpath("report.css").read_text()
     block = css.split(":root {")[1 + list(GROUNDS).index(theme)].split("}")[0]
     colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
-    return [colours["page"], colours["card"], *(["#ffffff"] if theme == "light" else [])]
+    return [colours["page"], colours["card"]], [colours["accent"], colours["beaten"]]
 
 
 @pytest.mark.parametrize("theme", GROUNDS)
 def test_every_colour_stands_out_from_the_ground(theme):
-    for colour in GROUNDS[theme]:
-        for ground in _grounds(theme):
+    grounds, points = _grounds(theme)
+    drawn = {"light": ["#ffffff"], "dark": []}[theme]  # what figures are drawn on
+    for colour in (*GROUNDS[theme], *points, *((ACCENT, BEATEN) if drawn else ())):
+        for ground in (*grounds, *drawn):
             assert _contrast(colour, ground) >= 3, (colour, ground)
 
 

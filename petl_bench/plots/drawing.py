@@ -14,7 +14,7 @@ from petl_bench.series import present
 from petl_bench.tables import Group, groups
 
 INK, FADED, GRID, BAND = "#1B2430", "#5E6A78", "#E3E7EC", "#F3F5F8"
-ACCENT, WARNING = "#2F5D8C", "#B3261E"
+ACCENT, BEATEN, WARNING = "#2F5D8C", "#7D8996", "#B3261E"
 MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle": "^"}  # of palette.SHAPES
 WIDTH_INCHES = 9.0
 _LEGEND_KEY_INCHES, _CHARACTER_INCHES = 0.42, 0.077  # of a legend at its size of text

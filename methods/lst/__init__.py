@@ -8,7 +8,7 @@
 Source: Sung, Cho & Bansal 2022, arXiv:2206.06522, section 3. Reading order of the files: config,
 side (one stack's network), designs and blocks (its layers), rungs, ladder (the whole), ladders
 (how it listens to the model and speaks in its place), recording and activations (what it hears,
-on disk), pruning, reserving, checkpoint and loading, counts.
+on disk), pruning, checkpoint and loading, reserving, starts, counts.
 """
 
 from petl_bench.method import Method
@@ -19,8 +19,9 @@ from .config import LstConfig
 from .counts import trainable_parameters, unsupported
 from .ladders import attach, attach_lst, checkpoint_blocks
 from .loading import from_pretrained, load_lst
-from .pruning import cut_from_backbone, fisher_information, initialisation
+from .pruning import cut_from_backbone, fisher_information
 from .reserving import SpanCorruption, joint_training, save_reserved
+from .starts import initialisation
 
 METHOD = Method(
     name="lst",

@@ -74,9 +74,10 @@ class LstConfig(MethodConfig):
         "side",
         description="who sees an image's tokens: side network, or backbone, too (gradient cut)",
     )
-    initialise: Literal["random", "magnitude", "fisher"] = Field(
+    initialise: Literal["random", "magnitude", "fisher", "reserved"] = Field(
         "random",
-        description="native side blocks: as drawn, or cut from the backbone by importance",
+        description="as drawn; native side blocks cut from the backbone by importance; or the"
+        " ladder in the backbone's folder",
     )
     backbone_dropout: bool = Field(default=True, description="leave dropout on in the backbone")
     attention: Literal["backbone", "sdpa"] = Field(
@@ -110,8 +111,8 @@ class LstConfig(MethodConfig):
             raise ValueError("width is for blocks=plain; the others take reduction")
         if self.attention != "backbone" and not native:
             raise ValueError("attention is an option of native blocks")
-        if self.initialise != "random" and not native:
-            raise ValueError("initialise is for native blocks; others start as drawn")
+        if self.cuts and not native:
+            raise ValueError(f"initialise={self.initialise} is for native blocks")
         if self.blocks == "cross-attention" and self.gates == "learned":
             raise ValueError("blocks=cross-attention reads rungs by attention: take gates=none")
         if self.merge and self.head == "side":
@@ -121,6 +122,11 @@ class LstConfig(MethodConfig):
     def side_width(self, hidden_size: int) -> int:
         """D of the side network."""
         return self.width or hidden_size // self.reduction
+
+    @property
+    def cuts(self) -> bool:
+        """Whether side blocks start as parts of the backbone."""
+        return self.initialise in {"magnitude", "fisher"}
 
     @property
     def climbs(self) -> bool:

@@ -80,7 +80,7 @@ def _thin_misfit(dims: Dims, config: LstConfig) -> str | None:
     smallest = min(dims.hidden_size, dims.head_size, dims.feed_forward_size)
     if smallest < r:
         return f"reduction {r} leaves nothing of a width of {smallest}"
-    if config.initialise != "random":
+    if config.cuts:
         if uncut := dims.uncut:
             return f"initialise={config.initialise}: {uncut}"
         for width in (dims.hidden_size, dims.head_size, dims.feed_forward_size):

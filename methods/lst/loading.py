@@ -1,8 +1,10 @@
 """Ladders from folders: beside a model at hand, or with the backbone that the folder names."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from petl_bench.backbones import class_named, ports_of
@@ -10,12 +12,26 @@ from petl_bench.backbones import class_named, ports_of
 from .checkpoint import (
     BackboneIdentity,
     LadderError,
+    LadderFile,
     options_of,
     read_folder,
 )
+from .config import LstConfig
+from .ladder import Ladder
 from .ladders import attach_lst
 
+Tensors = Mapping[str, torch.Tensor]
+
 _HEAD = "head."  # what a task head's tensors are called in a ladder
+_HOW_IT_TRAINS = {
+    "variant",  # a name of other options
+    "initialise",
+    "backbone_dropout",
+    "attention",
+    "checkpoint",
+    "rung_inputs",
+}
+"""Options that leave what a trained ladder computes as it is."""
 
 
 def load_lst(model: Any, folder: str | Path, name: str | None = None) -> nn.Module:
@@ -26,25 +42,54 @@ def load_lst(model: Any, folder: str | Path, name: str | None = None) -> nn.Modu
     Raises:
         LadderError: no whole ladder in the folder, or one that grew beside another backbone.
     """
+    about, tensors = _read(model, folder)
+    name = name or about.name
+    attach_lst(model, name, **options_of(about, folder).model_dump())
+    ladder = model.ladders[name]
+    try:
+        loaded = _fitted(model, ladder, about, tensors, folder)
+    except LadderError:
+        model.ladders.remove(name)
+        raise
+    ladder.load_state_dict(loaded)
+    return model  # type: ignore[no-any-return]
+
+
+def tensors_for(model: Any, ladder: Ladder, folder: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of `folder` for `ladder`, which is beside `model` and of the same options.
+
+    Raises:
+        LadderError: as `load_lst`; or the folder's ladder computes something else.
+    """
+    about, tensors = _read(model, folder)
+    theirs, ours = options_of(about, folder), ladder.config
+    for option in LstConfig.model_fields:
+        there, here = getattr(theirs, option), getattr(ours, option)
+        if option not in _HOW_IT_TRAINS and there != here:
+            raise LadderError(f"{folder} holds a ladder of {option}={there}, not {option}={here}")
+    return _fitted(model, ladder, about, tensors, folder)
+
+
+def _read(model: Any, folder: str | Path) -> tuple[LadderFile, dict[str, torch.Tensor]]:
     about, tensors = read_folder(folder)
-    config = options_of(about, folder)
     other = about.backbone.differs_from(BackboneIdentity.of(model))
     if other:
         beside = about.backbone.name_or_path or about.backbone.class_name
         raise LadderError(f"{folder} holds a ladder for {beside}; this is another: {other}")
-    name = name or about.name
-    attach_lst(model, name, **config.model_dump())
-    ladder = model.ladders[name]
-    loaded = tensors
+    return about, tensors
+
+
+def _fitted(
+    model: Any, ladder: Ladder, about: LadderFile, tensors: Tensors, folder: str | Path
+) -> dict[str, torch.Tensor]:
+    """`tensors`, with the ladder's own head where theirs was a language head."""
+    own = ladder.state_dict()
+    loaded = dict(tensors)
     if about.backbone.class_name != type(model).__name__:
-        new = {key: value for key, value in ladder.state_dict().items() if key.startswith(_HEAD)}
-        loaded = new | tensors
-    expected = {key: tensor.shape for key, tensor in ladder.state_dict().items()}
-    if expected != {key: tensor.shape for key, tensor in loaded.items()}:
-        model.ladders.remove(name)
+        loaded = {key: value for key, value in own.items() if key.startswith(_HEAD)} | loaded
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in loaded.items()}:
         raise LadderError(f"{folder}: its tensors are not those of its options")
-    ladder.load_state_dict(loaded)
-    return model  # type: ignore[no-any-return]
+    return loaded
 
 
 def from_pretrained(folder: str | Path, **options: Any) -> nn.Module:

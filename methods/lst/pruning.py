@@ -11,7 +11,7 @@ Source: Sung et al. 2022, section 3.3, and the authors' code ("fisher-v2"), whic
 Legend: V vocabulary, D hidden size, d side width.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -21,7 +21,6 @@ from torch import nn
 from petl_bench.backbones import ports_of
 from petl_bench.backbones.ports import Sublayer
 
-from .config import LstConfig
 from .designs import Native
 from .ladder import Ladder
 
@@ -120,23 +119,6 @@ def cut_from_backbone(
         assert isinstance(design, Native)
         assert design.thin.position_table is not None
         design.thin.position_table.load_state_dict(table.state_dict())
-
-
-def initialisation(
-    config: LstConfig,
-) -> Callable[[nn.Module, Iterable[Mapping[str, torch.Tensor]]], None] | None:
-    """What `config.initialise` does before training, given a model with a ladder and examples."""
-
-    def by_fisher_information(
-        model: nn.Module, batches: Iterable[Mapping[str, torch.Tensor]]
-    ) -> None:
-        cut_from_backbone(model, fisher_information(model, batches))
-
-    def by_magnitude(model: nn.Module, batches: Iterable[Mapping[str, torch.Tensor]]) -> None:
-        del batches
-        cut_from_backbone(model)
-
-    return {"fisher": by_fisher_information, "magnitude": by_magnitude}.get(config.initialise)
 
 
 class _Cut:

@@ -27,6 +27,7 @@ from . import checkpoint
 from .ladders import Ladders
 
 IGNORED = -100  # a label that does not count, as everywhere in transformers
+FOLDER = "ladder"  # inside the backbone's own
 
 
 @contextmanager
@@ -73,7 +74,7 @@ def save_reserved(model: Any, folder: str | Path) -> None:
     identity = checkpoint.BackboneIdentity.of(model)
     ladder = ladders[ladders.active]
     checkpoint.write_folder(
-        Path(folder) / "ladder",
+        Path(folder) / FOLDER,
         ladders.active,
         ladder.config,
         identity.model_copy(update={"name_or_path": str(folder)}),
@@ -110,10 +111,36 @@ class SpanCorruption:
             "labels": _padded([target for _, target in pairs], IGNORED),
         }
 
+    def lengths(self, tokens: int) -> tuple[int, int]:
+        """Of source and target that an example of so many tokens becomes, ends included.
+
+        >>> SpanCorruption(first_sentinel=32099).lengths(568)
+        (512, 114)
+        """
+        hidden, spans = self._hidden(tokens)
+        return tokens - hidden + spans + 1, hidden + spans + 1
+
+    def fitting(self, source_length: int) -> int:
+        """The most tokens of an example whose source is no longer than that.
+
+        So packed, batches need no padding. (As `random_spans_helper` in T5's own code.)
+
+        >>> SpanCorruption(first_sentinel=32099).fitting(512)
+        568
+        """
+        tokens = source_length // 2
+        while self.lengths(tokens + 1)[0] <= source_length:
+            tokens += 1
+        return tokens
+
+    def _hidden(self, tokens: int) -> tuple[int, int]:
+        """How many of so many tokens are hidden, and in how many spans."""
+        hidden = max(round(tokens * self.density), 1)
+        return hidden, max(round(hidden / self.span_length), 1)
+
     def corrupt(self, tokens: Sequence[int]) -> tuple[list[int], list[int]]:
         """Source and target of one example; `tokens` has no end."""
-        hidden = max(round(len(tokens) * self.density), 1)
-        spans = max(round(hidden / self.span_length), 1)
+        hidden, spans = self._hidden(len(tokens))
         if len(tokens) - hidden < spans:
             raise ValueError(f"{len(tokens)} tokens are too few to hide {hidden} of them")
         shown_lengths = self._parts(len(tokens) - hidden, spans)

@@ -56,7 +56,7 @@ def tell_skipped(records: "Sequence[Record]", asked: "Iterable[PlannedCase]") ->
         raise UsageError("methods: none fits")
 
 
-def tell(skipped: "Iterable[tuple[Record | Curve, str]]") -> None:
+def tell(skipped: "Iterable[tuple[PlannedCase | Record | Curve, str]]") -> None:
     """Name what was skipped and why, a line each whatever the workload."""
     for line in dict.fromkeys(_told(what, reason) for what, reason in skipped):
         print(f"skipped: {line}", file=sys.stderr)

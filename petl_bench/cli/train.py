@@ -8,6 +8,7 @@ import typer
 
 from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
+from petl_bench.cli.misfits import check_fit, tell
 from petl_bench.cli.progress import bar, stopped
 from petl_bench.tasks.task import TASKS
 
@@ -86,7 +87,8 @@ def train(  # noqa: PLR0917 - one parameter an option
     asked_task = tasks.find(task)
     methods = methods or ",".join(registry.names())
     method_spec.parse_specs(methods)  # before minutes of reading
-    from petl_bench.tasks.running import Asked, Bench
+    from petl_bench.assembly import unsupported
+    from petl_bench.tasks.running import Asked, Bench, cases
     from petl_bench.tasks.store import TrainingStore
 
     asked = Asked(
@@ -99,6 +101,8 @@ def train(  # noqa: PLR0917 - one parameter an option
     asked.check()
     with Console(stderr=True).status("reading weights and data; the first time may take minutes"):
         found = weights.find(backbone or asked_task.backbone)
+        wanted = cases(asked_task, found, methods)
+        check_fit(wanted)
         loaded = splits.load(asked_task, data, features)
     bench = Bench(task=asked_task, splits=loaded, weights=found)
     plan = bench.plan(methods, numbers, asked)
@@ -110,6 +114,7 @@ def train(  # noqa: PLR0917 - one parameter an option
     else:
         _print(records)
     _write(records, folder)
+    tell((each, reason) for each in wanted if (reason := unsupported(each.case)))
     if any(record.status == "error" for record in records):
         raise typer.Exit(1)
 

@@ -21,6 +21,7 @@ from petl_bench.errors import UsageError
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.profiler import simulate
 from petl_bench.record import Status
+from petl_bench.suite import PlannedCase
 from petl_bench.tasks.answers import answers
 from petl_bench.tasks.encoding import Encoded, Encoder, length
 from petl_bench.tasks.metrics import scores
@@ -40,6 +41,7 @@ _HEADS = {
     Kind.ENTITIES: Head.TOKEN_CLASSIFICATION,
 }
 """What an encoder answers with, where it is not a classifier of whole texts."""
+_ANY_OUTPUTS = 2  # of a head, where no method asks how many
 
 
 class Asked(NamedTuple):
@@ -158,6 +160,26 @@ class Bench:
             )
         except ValidationError as error:
             raise UsageError(method_spec.first_error(error)) from None
+
+
+def cases(task: Task, weights: Weights, methods: str) -> list[PlannedCase]:
+    """What is asked for, with no data nor weights read yet: enough to tell which methods fit.
+
+    Raises:
+        UsageError: an unknown method, or a backbone that is not for the task.
+    """
+    backbone = weights.backbone(_ANY_OUTPUTS, _HEADS.get(task.kind))
+    return [
+        PlannedCase(
+            label=label,
+            case=Case(
+                backbone=backbone,
+                method=method_spec.fitted(choice, backbone),
+                workload=Workload(),
+            ),
+        )
+        for label, choice in method_spec.parse_specs(methods)
+    ]
 
 
 def run(

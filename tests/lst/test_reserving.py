@@ -5,12 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from petl_bench.methods.lst import (
+    METHOD,
+    LadderError,
+    LstConfig,
     SpanCorruption,
     attach_lst,
     from_pretrained,
     joint_training,
     save_reserved,
 )
+from transformers import T5ForConditionalGeneration
 
 FIRST_SENTINEL = 98
 
@@ -48,6 +52,55 @@ def test_a_reserved_ladder_comes_back_with_the_backbone_it_trained_with(t5, batc
     again(**batch).loss.backward()
     trained = {name for name, p in again.named_parameters() if p.grad is not None}
     assert trained == {name for name, _ in again.named_parameters() if name.startswith("ladders")}
+
+
+@pytest.fixture
+def reserved(t5, stirred, tmp_path):
+    """The ladder that lies beside its backbone in a folder, and the folder."""
+    model = stirred(attach_lst(t5, reduction=2, keep="all"))
+    save_reserved(model, tmp_path / "whole")
+    return model.ladders["default"], tmp_path / "whole"
+
+
+def started(folder, **options):
+    """A ladder beside the backbone of `folder`, started as `petl-bench train` does."""
+    model = T5ForConditionalGeneration.from_pretrained(folder)
+    config = LstConfig(initialise="reserved", **options)
+    attach_lst(model, **config.model_dump())
+    METHOD.initialisation(config)(model, [])
+    return model.ladders["default"]
+
+
+def test_a_ladder_starts_from_the_reserved_one(reserved):
+    ladder, folder = reserved
+    # How it trains may be another: only what it computes must be the same.
+    start = started(folder, reduction=2, keep="all", checkpoint=True, backbone_dropout=False)
+    assert start.state_dict().keys() == ladder.state_dict().keys()
+    for name, tensor in start.state_dict().items():
+        assert torch.equal(tensor, ladder.state_dict()[name]), name
+    assert all(parameter.requires_grad for parameter in start.parameters())
+
+
+def test_a_reserved_ladder_of_other_options_is_refused(reserved):
+    _, folder = reserved
+    with pytest.raises(LadderError, match=r"ladder of keep=all, not keep=paper$"):
+        started(folder, reduction=2)
+    with pytest.raises(LadderError, match=r"ladder of temperature=0\.1, not temperature=0\.5$"):
+        started(folder, reduction=2, keep="all", temperature=0.5)
+
+
+def test_a_backbone_without_a_reserved_ladder_is_refused(t5, tmp_path):
+    t5.save_pretrained(tmp_path)
+    with pytest.raises(LadderError, match=r"^cannot read .*ladder/ladder_config\.json"):
+        started(tmp_path, reduction=2)
+
+
+def test_a_drawn_backbone_has_no_ladder_to_start_from(t5):
+    model = attach_lst(t5, reduction=2, initialise="reserved")
+    before = [parameter.clone() for parameter in model.ladders.parameters()]
+    METHOD.initialisation(LstConfig(initialise="reserved"))(model, [])
+    for parameter, start in zip(model.ladders.parameters(), before, strict=True):
+        assert torch.equal(parameter, start)
 
 
 def test_only_the_active_ladder_is_reserved(t5):
@@ -103,3 +156,22 @@ def test_a_batch_is_padded(make_t5):
 def test_what_is_too_short_to_hide_a_part_of_is_refused():
     with pytest.raises(ValueError, match="1 tokens are too few to hide 1 of them"):
         SpanCorruption(FIRST_SENTINEL).corrupt([5])
+
+
+def test_lengths_are_those_of_t5():
+    """By hand: of 568 tokens 85.2, so 85, are hidden, in 28.3 spans, so 28: 483 + 28 + 1 remain."""
+    collate = SpanCorruption(FIRST_SENTINEL)
+    assert collate.lengths(568) == (512, 114)
+    assert collate.fitting(512) == 568
+    assert collate.lengths(142) == (142 - 21 + 7 + 1, 21 + 7 + 1)
+    assert collate.fitting(128) == 141
+
+
+@given(source_length=st.integers(8, 600), density=st.sampled_from([0.15, 0.3, 0.5]))
+def test_what_fits_is_packed(source_length, density):
+    collate = SpanCorruption(2000, density=density)
+    tokens = collate.fitting(source_length)
+    longer = range(2, 4 * source_length)
+    assert tokens == max(n for n in longer if collate.lengths(n)[0] <= source_length)
+    source, target = collate.corrupt(range(2, tokens + 2))
+    assert (len(source), len(target)) == collate.lengths(tokens)

@@ -1,7 +1,10 @@
 """Metrics on numbers that a reader can check."""
 
+import sys
+
 import pytest
 
+from petl_bench.errors import UsageError
 from petl_bench.tasks.metrics import NO_CLASS, score, scores
 
 pytest.importorskip("sklearn", reason="pip install petl-bench[tasks]")
@@ -16,6 +19,14 @@ def test_metrics_are_those_of_their_names():
     assert found["f1"] == pytest.approx(2 * 3 / (5 + 4))
     assert found["matthews"] == pytest.approx((3 * 2 - 2 * 1) / (5 * 4 * 4 * 3) ** 0.5)
     assert score({"a": 0.5, "b": 1.0}) == 0.75
+
+
+def test_accuracy_alone_needs_no_library(monkeypatch):
+    for name in ("sklearn", "sklearn.metrics"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert scores(("accuracy",), [1, 0, 1], [1, 0, NO_CLASS]) == {"accuracy": 2 / 3}
+    with pytest.raises(UsageError, match="need scikit-learn"):
+        scores(("accuracy", "f1"), [1, 0], [1, 0])
 
 
 def test_correlations_of_what_does_not_vary_are_0():

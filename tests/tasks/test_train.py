@@ -340,6 +340,10 @@ def assert_tells_everything(result, out):
         (["--methods", "loar", "--backbone", "nowhere"], "method: no method 'loar'"),
         (["--backbone", "nowhere"], "backbone: no folder 'nowhere', and the hub does not give it"),
         (["--backbone", "t5-base"], "backbone: t5-base is dimensions without weights"),
+        (
+            ["--methods", "lora[freeze_lower=2|3]", "--data", "nowhere"],
+            "methods: none fits; lora[freeze_lower=2] on tiny: freeze_lower=2 leaves none of the ",
+        ),
     ],
 )
 def test_a_bad_request_is_refused_in_one_line(  # noqa: PLR0917 - fixtures
@@ -351,6 +355,17 @@ def test_a_bad_request_is_refused_in_one_line(  # noqa: PLR0917 - fixtures
     assert isinstance(result.exception, UsageError)
     assert str(result.exception).startswith(said)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_fit_is_told_beside_what_does(tiny_backbone, data_folder, tmp_path):
+    methods = ["--methods", "bitfit,lora[freeze_lower=2]", "--max-steps", "1"]
+    arguments = [*command(tiny_backbone, data_folder, tmp_path / "out"), *methods]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    skipped = "skipped: lora[freeze_lower=2] on tiny: freeze_lower=2 leaves none of the 2 layers"
+    assert result.stderr.splitlines()[-1] == skipped
+    records = TrainingStore(tmp_path / "out").records
+    assert [record.status for record in records] == [Status.OK, Status.SKIPPED]
 
 
 def test_bad_data_is_refused_before_anything_is_written(tiny_backbone, data_folder, tmp_path):

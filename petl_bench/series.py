@@ -112,7 +112,7 @@ def _phase_bar(record: Record, phase: Phase) -> Bar:
 
 
 def _signed(share: float) -> str:
-    return f"{'+' if share > 0 else ''}{share:.0f} %"
+    return f"{share:+.0f} %" if round(share) else "0 %"
 
 
 def points(group: Group, x: Axis) -> list[Point]:

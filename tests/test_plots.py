@@ -8,6 +8,7 @@ import pytest
 from matplotlib.text import Annotation, Text
 
 from petl_bench.plots import pareto, peak_by_category, save_figures, timeline
+from petl_bench.plots.drawing import add_title, blank_figure
 from petl_bench.record import Category, Origin, Phase, Status
 from petl_bench.series import PALETTE, bars, frontier, points, timelines
 from petl_bench.tables import groups
@@ -120,6 +121,21 @@ def test_labels_of_points_do_not_overlap_and_stay_inside(made_up_records, count,
     assert not [(one, other) for one, other in combinations(boxes, 2) if one.overlaps(other)]
     room = figure.axes[0].bbox.padded(1)
     assert all(room.contains(*box.min) and room.contains(*box.max) for box in boxes)
+
+
+@pytest.mark.parametrize("count", [3, 8, 20])
+def test_a_legend_of_many_stays_on_the_page_and_above_the_axes(count):
+    figure, (axes,) = blank_figure(5.2, 1)
+    for number in range(count):
+        axes.plot([0, 1], [number, number], label=f"adapter[reduction={number}]")
+    add_title(figure, "Memory", "made up")
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    assert box.y0 >= axes.get_tightbbox().y1
+    assert len(legend.get_texts()) == count
 
 
 def test_a_thinned_timeline_keeps_its_peak_and_its_phases(made_up_record):

@@ -214,7 +214,7 @@ def test_charts_are_drawn_without_complaint_or_network(show, made_up_records, ma
     assert page.locator(".chart").count() == 4 + 4 + 2 + 1
     assert page.locator(".chart .main-svg").count() >= 10
     assert page.locator("#g1-0-0 .bars path").count() > 6
-    assert set(page.locator("#g1-1-0 .textpoint").all_text_contents()) >= {"lst", "full"}
+    assert set(page.locator("#g1-1-0 .annotation-text").all_text_contents()) >= {"lst", "full"}
 
 
 def test_a_click_on_a_header_sorts_by_number_with_absent_ones_last(

@@ -180,8 +180,8 @@ def test_a_summary_as_markdown(made_up_record):
 | method | trainable | % of backbone | peak allocated | peak reserved | saving | FLOPs per step | \
 samples/s (roofline estimate) | status |
 | :--- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | :--- |
-| full | 200.0 M | 100.0 % | 16.00 GiB | 16.25 GiB | 0.0 % | 12.30 T | 200 | ok |
-| lora[r=8] | 884.7 k | 0.442 % | 12.00 GiB | 12.25 GiB | 25.0 % | 12.30 T | 200 | ok |
+| full | 200.0 M | 100.00 % | 16.00 GiB | 16.25 GiB | 0.0 % | 12.30 T | 200 | ok |
+| lora[r=8] | 884.7 k | 0.44 % | 12.00 GiB | 12.25 GiB | 25.0 % | 12.30 T | 200 | ok |
 | ia3\|x | - | - | - | - | - | - | - | \
 oom: out of memory in backward (requested 2.00 GiB) |
 
@@ -224,26 +224,76 @@ def test_the_terminal_shows_brackets_as_written_and_reasons_below(made_up_record
     assert "[red]x: skipped: no [bold] here" in text
 
 
-def test_the_terminal_never_hides_digits_behind_an_ellipsis(made_up_records):
-    console = Console(width=60, file=StringIO(), record=True)
-    console.print(to_rich(summary(made_up_records(14))[0]))
-    assert "\N{HORIZONTAL ELLIPSIS}" not in console.export_text()
+def _printed(table, width):
+    console = Console(width=width, file=StringIO(), record=True)
+    console.print(to_rich(table))
+    return console.export_text()
+
+
+def _words(text):
+    return set(text.split())
+
+
+@pytest.mark.parametrize("phases", [False, True])
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_a_narrow_terminal_shows_every_number_and_breaks_no_word_of_a_header(
+    made_up_records, width, phases
+):
+    (table,) = summary(made_up_records(14), phases=phases)
+    text = _printed(table, width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    headers = {word for column in table.columns for word in column.header.split()}
+    assert headers <= _words(text)
+    numbers = {word for row in table.rows for cell in row[1:] for word in cell.text.split()}
+    assert {word for word in numbers if word[0].isdigit()} <= _words(text)
+
+
+def test_a_table_fits_eighty_columns_in_one_piece_with_its_units_above(made_up_record):
+    records = [
+        made_up_record("full", peak_bytes=16 * GIB),
+        made_up_record("lst", label="lst[variant=lean]", peak_bytes=4 * GIB, trainable=3_878_712),
+    ]
+    (table,) = summary(records)
+    lines = [line.rstrip() for line in _printed(table, 80).splitlines()]
+    (rule,) = [at for at, line in enumerate(lines) if line and set(line) == {"\u2500"}]
+    assert lines[rule - 1].split() == [
+        *("method", "(M)", "backbone", "(GiB)", "(GiB)", "(%)", "(T)", "estimate)", "status")
+    ]
+    full, *lst = lines[rule + 1 : -2]
+    assert full.split() == [
+        *("full", "200.0", "100.00", "16.00", "16.25", "0.0", "12.30", "200", "ok")
+    ]
+    assert "".join(line.split()[0] for line in lst) == "lst[variant=lean]"
+    assert _printed(table, 200).count("16.00 GiB") == 2  # once in the caption
+
+
+def test_what_has_no_room_beside_follows_below_with_the_labels(made_up_records):
+    (table,) = summary(made_up_records(3), phases=True)
+    lines = _printed(table, 80).splitlines()
+    assert len([line for line in lines if line.strip() and set(line.strip()) == {"\u2500"}]) == 2
+    assert len([line for line in lines if line.startswith("lora[r=8]")]) == 2
 
 
 @pytest.mark.parametrize(
-    ("share", "text"),
+    ("share", "decimals", "text"),
     [
-        (0.0, "0.0 %"),
-        (58.36, "58.4 %"),
-        (1.744, "1.74 %"),
-        (0.0342, "0.0342 %"),
-        (0.00002, "< 0.001 %"),
-        (-0.00002, "> -0.001 %"),
-        (-19.49, "-19.5 %"),
+        (0.0, 1, "0.0 %"),
+        (58.36, 1, "58.4 %"),
+        (27.0, 1, "27.0 %"),
+        (0.81, 1, "0.8 %"),
+        (1.744, 2, "1.74 %"),
+        (100.0, 2, "100.00 %"),
+        (0.0342, 2, "0.03 %"),
+        (0.00002, 2, "< 0.01 %"),
+        (-0.00002, 1, "> -0.1 %"),
+        (-19.49, 1, "-19.5 %"),
     ],
 )
-def test_a_percent_is_short_and_never_in_powers_of_ten(share, text):
-    assert percent(share) == text
+def test_a_percent_has_the_decimals_of_its_column_and_is_never_zero_where_it_is_not(
+    share, decimals, text
+):
+    assert percent(share, decimals) == text
 
 
 @pytest.mark.parametrize(
@@ -253,7 +303,7 @@ def test_a_percent_is_short_and_never_in_powers_of_ten(share, text):
             [("full", {"peak_bytes": 16 * GIB}), ("lst", {"peak_bytes": 4 * GIB})],
             (
                 "lst saves most: 4.00 GiB at peak instead of 16.00 GiB, 75.0 % less than full"
-                " fine-tuning, training 100.0 % of the parameters."
+                " fine-tuning, training 100.00 % of the parameters."
             ),
         ),
         (
@@ -342,6 +392,17 @@ def test_a_latex_table_has_every_cell_and_no_character_that_latex_reads(made_up_
     assert text.count("&") == 2 * (len(table.columns) - 1) + 1
     assert r"a\_b\&c\%d\#e\$f\{g\}\textasciitilde{}\textasciicircum{}" in text
     assert r"\begin{tabular}{l" in text
+
+
+def test_a_change_that_rounds_to_zero_has_no_sign(made_up_record):
+    records = [
+        made_up_record("full", device=device, peak_bytes=10 * GIB + more)
+        for device, more in (("a100-80gb", 0), ("h100", -1024), ("t4", 2**28))
+    ]
+    (row,) = side_by_side(records).rows
+    assert [cell.text for cell in row[1:]] == [
+        *("10.00 GiB", "10.00 GiB (0.0 %)", "10.25 GiB (+2.5 %)")
+    ]
 
 
 def test_one_group_has_nothing_beside_it(made_up_records):

@@ -12,6 +12,7 @@ import typer
 
 from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
+from petl_bench.cli.misfits import check_one_workload
 from petl_bench.cli.output import command_line, stdout, writing
 
 if TYPE_CHECKING:
@@ -104,9 +105,9 @@ def _planned(spec: str, axes: Mapping[str, Mapping[str, Any]]) -> "PlannedCase":
     if len(labels) > 1:
         raise UsageError(f"explain: takes one method at a time, {spec!r} is {len(labels)}")
     suite = Suite(methods=(spec,), **axes)
-    if suite.takes_the_largest:
-        raise UsageError("workload: explain takes one at a time")
-    (cell,) = suite.asked_for(suite.plan())
+    plan = suite.asked_for(suite.plan())
+    check_one_workload("explain", plan)
+    (cell,) = plan
     return cell
 
 

@@ -8,7 +8,7 @@ import typer
 
 from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
-from petl_bench.cli.misfits import check_fit, tell
+from petl_bench.cli.misfits import check_fit, check_one_workload, tell
 from petl_bench.cli.output import print_tables, writing
 from petl_bench.cli.progress import bar
 
@@ -63,8 +63,7 @@ def fit(
     check_memories(memories, card)
     suite = Suite(methods=registry.names() if methods is None else (methods,), **case.axes())
     plan = suite.asked_for(suite.plan())
-    if len({planned.case.workload for planned in plan}) > 1:
-        raise UsageError("workload: fit takes one at a time, and these are several")
+    check_one_workload("fit", plan)
     check_fit(plan)
     if out is not None:
         with writing("out", out):  # not after minutes

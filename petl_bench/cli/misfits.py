@@ -33,6 +33,16 @@ def check_fit(asked: "Iterable[PlannedCase]") -> None:
     raise UsageError(f"methods: none fits; {'; '.join(dict.fromkeys(reasons))}")
 
 
+def check_one_workload(verb: str, plan: "Iterable[PlannedCase]") -> None:
+    """Refuse several workloads, where `verb` answers for one.
+
+    Raises:
+        UsageError: `plan` has more than one.
+    """
+    if len({planned.case.workload for planned in plan}) > 1:
+        raise UsageError(f"workload: {verb} takes one at a time, and these are several")
+
+
 def tell_skipped(records: "Sequence[Record]", asked: "Iterable[PlannedCase]") -> None:
     """Name the skipped of a run.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from petl_bench.cli import options
+from petl_bench.cli.misfits import check_one_workload
 from petl_bench.processors import HERE, PROCESSORS
 
 if TYPE_CHECKING:
@@ -49,8 +50,7 @@ def speed(
             raise UsageError(f"{name}: speed estimates training in fp32 on one CPU; leave it out")
     asked = methods if methods is not None else ",".join(registry.names())
     plan = Suite(methods=(asked,), **case.axes()).plan()
-    if len({planned.case.workload for planned in plan}) > 1:
-        raise UsageError("workload: speed takes one at a time, and these are several")
+    check_one_workload("speed", plan)
     if named is None:
         from petl_bench.profilers.simulated.calibration import calibrated
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from petl_bench.palette import look
 from petl_bench.papers.reproduction import Cell, Place, Reproduction
 from petl_bench.papers.schema import Drawing
 from petl_bench.papers.tables import decimals_of, headers
@@ -14,6 +15,7 @@ from petl_bench.plots.drawing import (
     ACCENT,
     FADED,
     INK,
+    MARKERS,
     add_title,
     blank_figure,
     style_axes,
@@ -24,8 +26,6 @@ from petl_bench.series import Point
 
 _PUBLISHED = "#EE7733"
 _COLOURS = {Place.EMULATED: ACCENT, Place.TODAY: "#A9C4DE", Place.MEASURED: "#2A9D8F"}
-_LINES = (ACCENT, "#EE7733", "#2A9D8F", "#CC3311")
-_MARKERS = ("o", "s", "^", "D")
 
 
 def save_drawings(found: Reproduction, folder: Path) -> list[Path]:
@@ -154,9 +154,19 @@ def _sweep(found: Reproduction, drawing: Drawing, cells: Sequence[Cell]) -> Figu
     if not lines:
         return None
     figure, (axes,) = blank_figure(5.4, 1)
-    for (name, points), colour, marker in zip(lines.items(), _LINES, _MARKERS, strict=False):
+    for series, (name, points) in enumerate(lines.items()):
         across, up, _ = zip(*points, strict=True)
-        axes.plot(across, up, color=colour, marker=marker, markersize=6, linewidth=1.6, label=name)
+        shown = look(series)
+        axes.plot(
+            across,
+            up,
+            color=shown.colour,
+            linestyle=shown.dash,
+            marker=MARKERS[shown.shape],
+            markersize=6,
+            linewidth=1.6,
+            label=name,
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     axes.set_xlabel("updated parameters, % of the backbone's")

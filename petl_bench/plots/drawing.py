@@ -14,8 +14,10 @@ from petl_bench.series import present
 from petl_bench.tables import Group, groups
 
 INK, FADED, GRID, BAND = "#1B2430", "#5E6A78", "#E3E7EC", "#F3F5F8"
-ACCENT, WARNING = "#2F5D8C", "#B3261E"
+ACCENT, BEATEN, WARNING = "#2F5D8C", "#7D8996", "#B3261E"
+MARKERS = {"circle": "o", "square": "s", "diamond": "D", "triangle": "^"}  # of palette.SHAPES
 WIDTH_INCHES = 9.0
+_LEGEND_KEY_INCHES, _CHARACTER_INCHES = 0.42, 0.077  # of a legend at its size of text
 _THINNEST = 0.004  # of the largest peak: less than a point wide
 
 
@@ -69,12 +71,13 @@ def add_title(figure: Figure, title: str, below: str) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     shown = dict(reversed(list(zip(labels, handles, strict=True))))  # each once, first one's
     order = [name for name in dict.fromkeys(labels) if not name.startswith("_")]
-    figure.legend(
+    columns = _legend_columns(order)
+    legend = figure.legend(
         [shown[name] for name in order],
         order,
         loc="upper left",
         bbox_to_anchor=(left, top),
-        ncols=max(len(order), 1),
+        ncols=columns,
         frameon=False,
         fontsize=9.5,
         labelcolor=INK,
@@ -87,7 +90,22 @@ def add_title(figure: Figure, title: str, below: str) -> None:
     )
     engine = figure.get_layout_engine()
     assert isinstance(engine, ConstrainedLayoutEngine)
-    engine.set(rect=(0, 0, 1, top - 0.28 / height), w_pad=0.1, h_pad=0.06)
+    taken = 0.28  # inches, of one row
+    if order:
+        taken = max(taken, float(legend.get_window_extent().height) / figure.dpi + 0.1)
+    engine.set(rect=(0, 0, 1, top - taken / height), w_pad=0.1, h_pad=0.06)
+
+
+def _legend_columns(names: Sequence[str]) -> int:
+    """How many columns of `names` have room: all in a row, or as many of the widest as fit."""
+    widths = [
+        _LEGEND_KEY_INCHES
+        + _CHARACTER_INCHES * max([0, *(len(line) for line in name.splitlines())])
+        for name in names
+    ]
+    if sum(widths) <= WIDTH_INCHES:
+        return max(len(names), 1)
+    return max(int(WIDTH_INCHES / max(widths)), 1)
 
 
 def legend_names(found: Sequence[dict[Category, int]]) -> dict[Category, str]:

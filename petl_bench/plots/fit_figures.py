@@ -9,10 +9,12 @@ from matplotlib.ticker import MaxNLocator
 
 from petl_bench.fit import Curve, Frontier, Vary
 from petl_bench.fit.tables import title
+from petl_bench.palette import look
 from petl_bench.plots import save_figure
 from petl_bench.plots.drawing import (
     FADED,
     INK,
+    MARKERS,
     WARNING,
     add_title,
     blank_figure,
@@ -22,8 +24,6 @@ from petl_bench.series import byte_axis
 from petl_bench.units import format_bytes
 
 _SHADES = ("#BBD3EA", "#7FA9D1", "#4A7FB3", "#2F5D8C", "#1B3A5C")  # more memory, darker
-_LINES = ("#2F5D8C", "#EE7733", "#2A9D8F", "#CC3311", "#8A5FBF", "#8A93A0", "#B58900", "#332288")
-_DASHES = ("-", "--", "-.", ":")
 _AXIS = {Vary.BATCH: "batch size", Vary.LENGTH: "source tokens", Vary.BACKBONE: "backbone"}
 
 
@@ -80,17 +80,18 @@ def memory_figure(frontier: Frontier) -> Figure:
     unit, unit_name = byte_axis(int(shown))
     figure, (axes,) = blank_figure(5.2, 1)
     ends = [1]
-    for index, curve in enumerate(curves):
+    for series, curve in enumerate(curves):
+        shown_as = look(series)
         places = [point.position for point in curve.points]
         inside = [p.position for p in curve.points if p.peak_reserved_bytes <= shown]
         ends += inside
         axes.plot(
             places,
             [point.peak_reserved_bytes / unit for point in curve.points],
-            color=_LINES[index % len(_LINES)],
-            linestyle=_DASHES[index // len(_LINES) % len(_DASHES)],
+            color=shown_as.colour,
+            linestyle=shown_as.dash,
             linewidth=1.8,
-            marker="o",
+            marker=MARKERS[shown_as.shape],
             markersize=4,
             label=_wrapped(curve.label),
             zorder=3,

@@ -7,7 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from petl_bench.plots.drawing import ACCENT, add_heading, blank_figure, only_group, style_axes
+from petl_bench.plots.drawing import (
+    ACCENT,
+    BEATEN,
+    add_heading,
+    blank_figure,
+    only_group,
+    style_axes,
+)
 from petl_bench.plots.point_labels import label_points
 from petl_bench.record import Record
 from petl_bench.series import (
@@ -60,7 +67,7 @@ def pareto(records: Sequence[Record], x: Axis = "trainable_parameters") -> Figur
 
 
 def _scatter(axes: Axes, found: Sequence[Point], unit: int) -> None:
-    for best, colour, size in ((False, "#A9B2BD", 42), (True, ACCENT, 58)):
+    for best, colour, size in ((False, BEATEN, 42), (True, ACCENT, 58)):
         chosen = [point for point in found if point.best == best]
         axes.scatter(
             [point.x for point in chosen],

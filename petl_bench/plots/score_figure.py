@@ -1,31 +1,29 @@
 """Score against memory and parameters: what a method reaches, and what it needs for that."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from petl_bench.palette import Look
 from petl_bench.papers.scores import PublishedPoint, published
 from petl_bench.plots import save_figure, slug
-from petl_bench.plots.drawing import ACCENT, FADED, add_title, blank_figure, style_axes
+from petl_bench.plots.drawing import (
+    ACCENT,
+    FADED,
+    MARKERS,
+    add_title,
+    blank_figure,
+    style_axes,
+)
 from petl_bench.plots.pareto_figure import count_axis
 from petl_bench.plots.point_labels import label_points
 from petl_bench.series import Point, byte_axis
-from petl_bench.tasks.boards import Axis, Board, Curve, Spot, curves, frontier
+from petl_bench.tasks.boards import Axis, Board, Curve, Spot, curves, frontier, looks
 
-COLOURS = (
-    ACCENT,
-    "#C8500A",
-    "#007A5E",
-    "#93479A",
-    "#8A6D00",
-    "#3D5A68",
-    "#00789F",
-    "#C2185B",
-)
-_MARKERS = ("o", "s", "D", "^")  # one a round of colours
 _FROM_ZERO = 0.6  # where the smallest is less of the largest, the axis of memory starts at 0
+_Looks = Mapping[tuple[str, ...], Look]
 _Line = Sequence[tuple[float, float, Spot]]
 _NAMES: dict[Axis, str] = {
     "simulated_bytes": "score_memory",
@@ -40,25 +38,30 @@ def save_score_figures(boards: Sequence[Board], folder: Path) -> list[Path]:
     With one board the files are named after the figure; with more, after the board as well.
     """
     written: list[Path] = []
+    shared = looks(boards)
     for number, board in enumerate(boards, start=1):
         suffix = f"-{number}-{slug(board.name)}" if len(boards) > 1 else ""
-        for name, figure in _drawable(board):
+        for name, figure in _drawable(board, shared):
             folder.mkdir(parents=True, exist_ok=True)
             written += save_figure(figure, folder / f"{name}{suffix}")
     return written
 
 
-def _drawable(board: Board) -> Iterable[tuple[str, Figure]]:
+def _drawable(board: Board, shared: _Looks) -> Iterable[tuple[str, Figure]]:
     for axis, name in _NAMES.items():
         if curves(board, axis):
-            yield name, score_figure(board, axis)
-    relative = relative_figure(board, published(board.printed_task))
+            yield name, score_figure(board, axis, shared)
+    relative = relative_figure(board, published(board.printed_task), shared)
     if relative is not None:
         yield "score_published", relative
 
 
-def score_figure(board: Board, axis: Axis = "simulated_bytes") -> Figure:
+def score_figure(
+    board: Board, axis: Axis = "simulated_bytes", shared: _Looks | None = None
+) -> Figure:
     """Test score, mean and standard deviation over seeds, against a size.
+
+    Curves look as in `shared`, which may be of more boards than this one.
 
     Raises:
         ValueError: no method has both.
@@ -71,7 +74,7 @@ def score_figure(board: Board, axis: Axis = "simulated_bytes") -> Figure:
         unit, unit_name = byte_axis(round(max(spot.x for c in drawn for spot in c.spots)))
     figure, (axes,) = blank_figure(5.4, 1)
     lines = [[(s.x / unit, 100 * s.score, s) for s in curve.spots] for curve in drawn]
-    _draw(axes, lines)
+    _draw(axes, lines, [(shared or looks([board]))[curve.kind] for curve in drawn])
     axes.margins(0.14)
     if axis == "trainable_parameters":
         count_axis(axes, [spot.x for curve in drawn for spot in curve.spots])
@@ -95,7 +98,9 @@ def score_figure(board: Board, axis: Axis = "simulated_bytes") -> Figure:
     return figure
 
 
-def relative_figure(board: Board, published: Sequence[PublishedPoint]) -> Figure | None:
+def relative_figure(
+    board: Board, published: Sequence[PublishedPoint], shared: _Looks | None = None
+) -> Figure | None:
     """Score and simulated memory against full fine-tuning's, published points behind ours.
 
     None where full fine-tuning is not there.
@@ -120,7 +125,7 @@ def relative_figure(board: Board, published: Sequence[PublishedPoint]) -> Figure
         [(100 * s.x / whole, 100 * (s.score - baseline.score), s) for s in curve.spots]
         for curve in drawn
     ]
-    _draw(axes, lines)
+    _draw(axes, lines, [(shared or looks([board]))[curve.kind] for curve in drawn])
     axes.margins(0.14)
     axes.set_xlim(left=0)
     axes.axhline(0, color=FADED, linewidth=1, linestyle=":")
@@ -134,16 +139,17 @@ def relative_figure(board: Board, published: Sequence[PublishedPoint]) -> Figure
     return figure
 
 
-def _draw(axes: Axes, drawn: Sequence[_Line]) -> None:
-    """Each curve in a colour of its own."""
-    for number, places in enumerate(drawn):
+def _draw(axes: Axes, drawn: Sequence[_Line], shown: Sequence[Look]) -> None:
+    """Each curve with its look."""
+    for places, look in zip(drawn, shown, strict=True):
         axes.errorbar(
             [x for x, _, _ in places],
             [y for _, y, _ in places],
             yerr=[100 * (spot.spread or 0.0) for _, _, spot in places],
-            fmt=f"{_MARKERS[number // len(COLOURS) % len(_MARKERS)]}-",
+            marker=MARKERS[look.shape],
+            linestyle=look.dash,
             markersize=7,
-            color=COLOURS[number % len(COLOURS)],
+            color=look.colour,
             elinewidth=1.2,
             linewidth=1.3,
             capsize=3,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from petl_bench.palette import Look
 from petl_bench.record import Origin, Record, Status
 from petl_bench.report.charts import (
     FRONTIER,
@@ -14,6 +15,7 @@ from petl_bench.report.charts import (
     legend,
     pareto_chart,
     peak_charts,
+    run_legend,
     side_by_side_chart,
     timeline_charts,
 )
@@ -25,7 +27,6 @@ from petl_bench.tables import (
     Group,
     Table,
     category_peaks,
-    distinct_names,
     finding,
     groups,
     phase_peaks,
@@ -95,7 +96,7 @@ class _Comparison:
 
     table: Table
     key: str  # of the chart
-    legend: tuple[tuple[str, str], ...]  # name, colour
+    legend: tuple[tuple[str, Look], ...]
 
 
 def write_report(records: Sequence[Record], path: Path, *, command: str) -> None:
@@ -181,12 +182,11 @@ def _comparison(records: Sequence[Record], charts: dict[str, Chart]) -> _Compari
     if table is None:
         return None
     found = groups(records)
-    charts["side-by-side"] = chart = side_by_side_chart(found)
-    colours = [trace["marker"]["color"] for trace in chart["data"]]
+    charts["side-by-side"] = side_by_side_chart(found)
     return _Comparison(
         table=table,
         key="side-by-side",
-        legend=tuple(zip(distinct_names(found), colours, strict=True)),
+        legend=tuple(run_legend(found)),
     )
 
 

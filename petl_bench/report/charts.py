@@ -6,11 +6,10 @@ reader's light or dark theme. plotly reads tags in its text, so every label is e
 
 import html
 import math
-import re
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from petl_bench.palette import SHAPES, Look, look
 from petl_bench.record import Category, Phase
 from petl_bench.series import (
     PALETTE,
@@ -29,7 +28,7 @@ from petl_bench.series import (
     throughput_label,
     timelines,
 )
-from petl_bench.tables import Group, distinct_names, peaks_by_label, percent
+from petl_bench.tables import Group, broken, distinct_names, peaks_by_label, percent
 from petl_bench.units import format_bytes, format_count
 
 Chart = dict[str, Any]
@@ -37,7 +36,7 @@ Chart = dict[str, Any]
 
 FRONTIER = "Pareto frontier: nothing beats it in both"
 _LABEL_WIDTH = 18  # characters; longer ones are broken, or a phone has no room left for bars
-_SHADES = ("#2F5D8C", "#EE7733", "#2A9D8F", "#8A93A0", "#CC3311", "#56B4E9", "#E9C46A", "#332288")
+_HATCHES = ("", "/", "x", ".")  # one a round of colours
 _BAND = "rgba(128, 140, 155, 0.10)"
 
 
@@ -149,6 +148,11 @@ def _note(bar: Bar, index: int, unit: int) -> Chart:
     }
 
 
+def run_legend(found: Sequence[Group]) -> list[tuple[str, Look]]:
+    """Name and look of every group in `side_by_side_chart`."""
+    return [(name, look(series)) for series, name in enumerate(distinct_names(found))]
+
+
 def side_by_side_chart(found: Sequence[Group]) -> Chart:
     """Bars of the peak of every method, one a group."""
     peaks = [peaks_by_label(group) for group in found]
@@ -162,11 +166,12 @@ def side_by_side_chart(found: Sequence[Group]) -> Chart:
             "name": _plain(name),
             "x": [(by_label.get(label) or 0) / unit for label in labels],
             "y": list(range(len(labels))),
-            "marker": {"color": _SHADES[number % len(_SHADES)]},
+            "meta": f"series{shown.number}",  # the page gives it its colour
+            "marker": {"pattern": {"shape": _HATCHES[SHAPES.index(shown.shape)]}},
             "customdata": [format_bytes(by_label.get(label) or 0) for label in labels],
             "hovertemplate": "%{customdata}",
         }
-        for number, (name, by_label) in enumerate(zip(distinct_names(found), peaks, strict=True))
+        for (name, shown), by_label in zip(run_legend(found), peaks, strict=True)
     ]
     return {
         "data": traces,
@@ -246,7 +251,7 @@ def _point_trace(found: Sequence[Point], *, best: bool, unit: int, x: Axis) -> C
     ]
     return {
         "type": "scatter",
-        "mode": "markers+text",
+        "mode": "markers",
         "meta": "best" if best else "beaten",  # the page gives these their colour and places labels
         "x": [point.x for point in found],
         "y": [point.peak_bytes / unit for point in found],
@@ -352,11 +357,5 @@ def _plain(text: str) -> str:
 
 
 def _broken(label: str) -> str:
-    """The label in lines that a phone has room for, broken after punctuation where it can be."""
-    lines = [""]
-    for part in re.findall(r"[^\s\[,=_-]*[\s\[,=_-]?", label):
-        if lines[-1] and len(lines[-1]) + len(part) > _LABEL_WIDTH:
-            lines.append("")
-        lines[-1] += part
-    cut = [piece for line in lines for piece in textwrap.wrap(line, _LABEL_WIDTH)]
-    return "<br>".join(_plain(line) for line in cut)
+    """The label in lines that a phone has room for."""
+    return "<br>".join(_plain(line) for line in broken(label, _LABEL_WIDTH))

@@ -10,6 +10,9 @@ from jinja2 import FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from petl_bench.palette import DARK, LIGHT
+from petl_bench.tables import pieces
+
 
 def render(template: str, **values: Any) -> str:
     """A page of `template`, self-contained; every string in `values` is escaped."""
@@ -20,9 +23,10 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["breakable"] = _breakable
     return templates.get_template(template).render(
-        css=Markup(_asset("report.css")),  # noqa: S704 - our own file, no one's input
-        js=Markup(_asset("report.js")),  # noqa: S704 - our own file
+        css=Markup(_asset("report.css") + _series()),  # noqa: S704 - our own, no one's input
+        js=Markup(_asset("labels.js") + _asset("report.js")),  # noqa: S704 - our own files
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - plotly's own file
         **values,
     )
@@ -37,6 +41,20 @@ def write_whole(text: str, path: Path) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _breakable(label: str) -> Markup:
+    """`label`, escaped, which may be broken after punctuation before it is within a word."""
+    return Markup("<wbr>").join(pieces(label))  # join escapes
+
+
+def _series() -> str:
+    """The palette as variables of the style sheet, for either theme."""
+    light, dark = (
+        "".join(f"--series{number}:{colour};" for number, colour in enumerate(colours))
+        for colours in (LIGHT, DARK)
+    )
+    return f":root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}"
 
 
 def _asset(name: str) -> str:

@@ -1,5 +1,3 @@
-"use strict";
-
 const charts = JSON.parse(document.getElementById("charts").textContent);
 const NARROW_PIXELS = 560;
 const COARSE = matchMedia("(pointer: coarse)").matches; // fingers, not a mouse
@@ -51,84 +49,6 @@ function themedLayout(layout, colours, narrow) {
   };
 }
 
-// Labels of points: each where it covers no point and no other label, or it is left to the hover.
-
-const PLACES = [
-  ["middle right", 1, 0], ["middle left", -1, 0], ["top center", 0, -1], ["bottom center", 0, 1],
-  ["top right", 1, -1], ["bottom right", 1, 1], ["top left", -1, -1], ["bottom left", -1, 1],
-];
-
-function hasLabels(trace) {
-  return trace.mode?.endsWith("markers+text");
-}
-
-function between(from, to, margin) {
-  return {
-    left: Math.min(from.x, to.x) - margin, right: Math.max(from.x, to.x) + margin,
-    top: Math.min(from.y, to.y) - margin, bottom: Math.max(from.y, to.y) + margin,
-  };
-}
-
-// Boxes small enough to follow a sloped line.
-function along(from, to) {
-  const pieces = Math.max(1, Math.ceil(Math.min(Math.abs(to.x - from.x), Math.abs(to.y - from.y)) / 6));
-  const at = (step) => ({
-    x: from.x + ((to.x - from.x) * step) / pieces, y: from.y + ((to.y - from.y) * step) / pieces,
-  });
-  return [...Array(pieces).keys()].map((step) => between(at(step), at(step + 1), 1));
-}
-
-function labelBox(point, width, [, across, down]) {
-  const gap = 9, half = 8;
-  const left = point.x + across * gap - (across < 0 ? width : across > 0 ? 0 : width / 2);
-  const middle = point.y + down * (across === 0 ? gap + half : gap + 2);
-  return { left, right: left + width, top: middle - half, bottom: middle + half };
-}
-
-function meet(one, other) {
-  return one.left < other.right && other.left < one.right
-    && one.top < other.bottom && other.top < one.bottom;
-}
-
-function labelledTraces(div, data) {
-  const { xaxis, yaxis } = div._fullLayout;
-  const pen = document.createElement("canvas").getContext("2d");
-  pen.font = `12px ${getComputedStyle(document.body).fontFamily}`;
-  const decoder = document.createElement("textarea"); // decodes entities, and makes no elements
-  const found = data.filter(hasLabels).flatMap((trace) => trace.x.map((x, at) => ({
-    trace, at, x: xaxis.d2p(x), y: yaxis.d2p(trace.y[at]),
-    best: trace.meta === "best" || trace.customdata[at][4] === true,
-  })));
-  const taken = found.map(({ x, y }) => ({ left: x - 6, right: x + 6, top: y - 6, bottom: y + 6 }));
-  for (const { x, y, mode, error_y: bars } of data) {
-    const places = x.map((each, at) => ({ x: xaxis.d2p(each), y: yaxis.d2p(y[at]) }));
-    if (mode.startsWith("lines")) {
-      for (let at = 1; at < places.length; at += 1) taken.push(...along(places[at - 1], places[at]));
-    }
-    bars?.array.forEach((spread, at) => taken.push(between(
-      { x: places[at].x, y: yaxis.d2p(y[at] - spread) }, { x: places[at].x, y: yaxis.d2p(y[at] + spread) }, 2,
-    )));
-  }
-  const labelled = new Map(data.filter(hasLabels).map((trace) => [
-    trace, { ...trace, text: trace.x.map(() => ""), textposition: trace.x.map(() => PLACES[0][0]) },
-  ]));
-  for (const point of found.sort((a, b) => b.best - a.best || a.y - b.y)) {
-    const [label] = point.trace.customdata[point.at];
-    decoder.innerHTML = label;
-    const width = pen.measureText(decoder.value).width + 4;
-    const place = PLACES.find((candidate) => {
-      const box = labelBox(point, width, candidate);
-      return box.left >= 0 && box.right <= xaxis._length && box.top >= 0
-        && box.bottom <= yaxis._length && !taken.some((other) => meet(box, other));
-    });
-    if (!place) continue;
-    taken.push(labelBox(point, width, place));
-    labelled.get(point.trace).text[point.at] = label;
-    labelled.get(point.trace).textposition[point.at] = place[0];
-  }
-  return data.map((trace) => labelled.get(trace) ?? trace);
-}
-
 // Drawing
 
 const CONFIG = {
@@ -143,8 +63,7 @@ async function draw(div, key) {
   const data = charts[key].data.map((trace) => themedTrace(trace, colours));
   const layout = { ...themedLayout(charts[key].layout, colours, narrow), width: div.clientWidth };
   await Plotly.newPlot(div, data, layout, CONFIG);
-  // Not Plotly.react: it draws no text on a trace that had none before (plotly.js 4.1).
-  if (data.some(hasLabels)) await Plotly.newPlot(div, labelledTraces(div, data), layout, CONFIG);
+  if (data.some(hasLabels)) await Plotly.relayout(div, { annotations: labelsOf(div, data, colours.faded) });
   div.dataset.drawn = key;
 }
 

@@ -5,18 +5,20 @@ Their numbers are those of `tasks.boards`. A trace's `meta` tells the page its c
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from petl_bench.palette import Look
 from petl_bench.papers.scores import PublishedPoint
 from petl_bench.report.charts import Chart
 from petl_bench.series import byte_axis
 from petl_bench.tasks.boards import Axis, Board, Curve, Standing, curves, frontier
 from petl_bench.units import format_bytes, format_count
 
-COLOURS = 8  # series of the style sheet; the page's, light and dark
+Looks = Mapping[tuple[str, ...], Look]
 FRONTIER = "Pareto frontier: nothing smaller scores as high"
 _FROM_ZERO = 0.6  # where the smallest is less of the largest, the axis of memory starts at 0
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up")  # one a round of colours
+_SYMBOLS = {"triangle": "triangle-up"}  # plotly's names, where they are others than ours
+_DASHES = {"solid": "solid", "dashed": "dash", "dotted": "dot", "dashdot": "dashdot"}
 _TITLES: dict[Axis, str] = {
     "simulated_bytes": "peak memory of a step, simulated",
     "measured_bytes": "peak memory of a step, measured",
@@ -24,23 +26,17 @@ _TITLES: dict[Axis, str] = {
 }
 
 
-def legend(found: Board) -> list[tuple[str, str]]:
-    """Name and colour of every curve; the colour is the style sheet's."""
-    return [(name, f"var(--series{number % COLOURS})") for name, number in _numbers(found).items()]
+def legend(found: Board, shared: Looks) -> list[tuple[str, Look]]:
+    """Name and look of every curve."""
+    drawn = curves(found, "trainable_parameters")
+    return [(curve.name, shared[curve.kind]) for curve in drawn]
 
 
-def _numbers(found: Board) -> dict[str, int]:
-    """Every curve's number, the same in all charts of a board."""
-    names = dict.fromkeys(curve.name for curve in curves(found, "trainable_parameters"))
-    return {name: number for number, name in enumerate(names)}
-
-
-def score_chart(found: Board, axis: Axis) -> Chart | None:
+def score_chart(found: Board, axis: Axis, shared: Looks) -> Chart | None:
     """Test score with its spread against a size; None where no method has it."""
     drawn = curves(found, axis)
     if not drawn:
         return None
-    numbers = _numbers(found)
     sizes = [spot.x for curve in drawn for spot in curve.spots]
     unit, x_axis = _x_axis(axis, sizes)
     low, high = _limits(
@@ -61,7 +57,7 @@ def score_chart(found: Board, axis: Axis) -> Chart | None:
             *(
                 _trace(
                     curve,
-                    numbers[curve.name],
+                    shared[curve.kind],
                     axis,
                     x=[spot.x / unit for spot in curve.spots],
                     y=[100 * spot.score for spot in curve.spots],
@@ -73,7 +69,9 @@ def score_chart(found: Board, axis: Axis) -> Chart | None:
     }
 
 
-def relative_chart(found: Board, axis: Axis, published: Sequence[PublishedPoint]) -> Chart | None:
+def relative_chart(
+    found: Board, axis: Axis, published: Sequence[PublishedPoint], shared: Looks
+) -> Chart | None:
     """Score and memory against full fine-tuning's, published points behind ours.
 
     None where full fine-tuning, or the size, is not there.
@@ -83,7 +81,6 @@ def relative_chart(found: Board, axis: Axis, published: Sequence[PublishedPoint]
     drawn = curves(found, axis)
     if baseline is None or whole is None or not drawn:
         return None
-    numbers = _numbers(found)
     near = [point for point in published if not point.far]
     heights = [
         gain(spot.score, baseline) + sign * 100 * (spot.spread or 0.0)
@@ -107,7 +104,7 @@ def relative_chart(found: Board, axis: Axis, published: Sequence[PublishedPoint]
             *(
                 _trace(
                     curve,
-                    numbers[curve.name],
+                    shared[curve.kind],
                     axis,
                     x=[100 * spot.x / whole for spot in curve.spots],
                     y=[gain(spot.score, baseline) for spot in curve.spots],
@@ -124,12 +121,12 @@ def gain(score: float, baseline: Standing) -> float:
     return 100 * (score - baseline.score)
 
 
-def _trace(curve: Curve, number: int, axis: Axis, *, x: list[float], y: list[float]) -> Chart:
+def _trace(curve: Curve, look: Look, axis: Axis, *, x: list[float], y: list[float]) -> Chart:
     return {
         "type": "scatter",
-        "mode": "lines+markers+text",
+        "mode": "lines+markers",
         "name": _plain(curve.name),
-        "meta": f"series{number % COLOURS}",
+        "meta": f"series{look.number}",
         "x": x,
         "y": y,
         "error_y": {
@@ -150,15 +147,15 @@ def _trace(curve: Curve, number: int, axis: Axis, *, x: list[float], y: list[flo
         ],
         "hovertemplate": "<b>%{customdata[1]}</b><br>%{customdata[2]}<br>%{customdata[3]}"
         "<extra></extra>",
-        "line": {"width": 1.5},
-        "marker": {"size": 10, "symbol": _SYMBOLS[number // COLOURS % len(_SYMBOLS)]},
+        "line": {"width": 1.5, "dash": _DASHES[look.dash]},
+        "marker": {"size": 10, "symbol": _SYMBOLS.get(look.shape, look.shape)},
     }
 
 
 def _published_trace(found: Sequence[PublishedPoint]) -> Chart:
     return {
         "type": "scatter",
-        "mode": "markers+text",
+        "mode": "markers",
         "meta": "published",
         "name": "published",
         "x": [point.memory_percent for point in found],

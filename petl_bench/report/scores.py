@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from petl_bench.palette import Look
 from petl_bench.papers.scores import PublishedPoint, published
 from petl_bench.report.charts import Chart
 from petl_bench.report.page import render, write_whole
@@ -12,12 +13,13 @@ from petl_bench.report.place import environment_rows, when
 from petl_bench.report.reproduction import train_commands
 from petl_bench.report.score_charts import (
     FRONTIER,
+    Looks,
     legend,
     relative_chart,
     score_chart,
 )
 from petl_bench.tables import Table
-from petl_bench.tasks.boards import Axis, Board, averages, board
+from petl_bench.tasks.boards import Axis, Board, averages, board, looks
 from petl_bench.tasks.record import TrainingRecord
 from petl_bench.tasks.rows import TaskGroup, task_groups
 from petl_bench.tasks.tables import average_table, runs_table, summary
@@ -45,6 +47,7 @@ class _Figure:
     options: tuple[tuple[str, str], ...] = ()  # label, key of the chart
     frontier: bool = False
     published: bool = False
+    level: str = ""  # what the dashed line is
     caption: str = ""
 
 
@@ -57,7 +60,7 @@ class _Section:
     summary: Table
     runs: Table | None
     figures: tuple[_Figure, ...]
-    legend: tuple[tuple[str, str], ...]  # name, colour
+    legend: tuple[tuple[str, Look], ...]
     commands: tuple[str, ...]
 
 
@@ -71,13 +74,17 @@ def write_score_report(records: Sequence[TrainingRecord], path: Path, *, command
         raise ValueError("there are no records to report")
     groups = task_groups(records)
     charts: dict[str, Chart] = {}
+    means, single = averages(groups), [board(group) for group in groups]
+    shared = looks([*means, *single])
     sections = [
-        _section(found, average_table(found), number, charts)
-        for number, found in enumerate(averages(groups), start=1)
+        _section(found, average_table(found), number, charts, shared)
+        for number, found in enumerate(means, start=1)
     ]
     sections += [
-        _section(board(group), summary(group), number, charts, group)
-        for number, group in enumerate(groups, start=len(sections) + 1)
+        _section(found, summary(group), number, charts, shared, group)
+        for number, (found, group) in enumerate(
+            zip(single, groups, strict=True), start=len(sections) + 1
+        )
     ]
     text = render(
         "scores.html.jinja",
@@ -93,16 +100,17 @@ def write_score_report(records: Sequence[TrainingRecord], path: Path, *, command
     write_whole(text, path)
 
 
-def _section(
+def _section(  # noqa: PLR0917 - what a section is made of
     found: Board,
     table: Table,
     number: int,
     charts: dict[str, Chart],
+    shared: Looks,
     group: TaskGroup | None = None,
 ) -> _Section:
     """The board's part of the page; its charts are added to `charts`."""
     figures: list[_Figure] = []
-    for figure, options in _figures(found):
+    for figure, options in _figures(found, shared):
         keys = [f"g{number}-{len(figures)}-{index}" for index in range(len(options))]
         charts |= {key: chart for key, (_, chart) in zip(keys, options, strict=True)}
         labels = [label for label, _ in options]
@@ -110,6 +118,7 @@ def _section(
         figures.append(
             replace(
                 figure,
+                level=_level(figure, [chart for _, chart in options]),
                 description=f"{figure.title}: {found.title}. The tables hold the same numbers.",
                 options=named,
             )
@@ -120,24 +129,26 @@ def _section(
         summary=table,
         runs=runs_table(group) if group else None,
         figures=tuple(figures),
-        legend=tuple(legend(found)),
+        legend=tuple(legend(found, shared)),
         commands=tuple(train_commands(group)) if group else (),
     )
 
 
-def _figures(found: Board) -> Iterator[tuple[_Figure, list[tuple[str, Chart]]]]:
+def _figures(found: Board, shared: Looks) -> Iterator[tuple[_Figure, list[tuple[str, Chart]]]]:
     """Every figure that has data, and the charts to choose from in it."""
-    absolute = [(name, score_chart(found, axis)) for axis, name in _MEMORY.items()]
+    absolute = [(name, score_chart(found, axis, shared)) for axis, name in _MEMORY.items()]
     yield from _with_data(_Figure(title="Score against peak memory", frontier=True), absolute)
     printed = published(found.printed_task)
-    relative = [(name, relative_chart(found, axis, printed)) for axis, name in _MEMORY.items()]
+    relative = [
+        (name, relative_chart(found, axis, printed, shared)) for axis, name in _MEMORY.items()
+    ]
     figure = _Figure(
         title="Against full fine-tuning, and what was published",
         published=True,
         caption=_published_caption(printed),
     )
     yield from _with_data(figure, relative)
-    sizes = [("all", score_chart(found, "trainable_parameters"))]
+    sizes = [("all", score_chart(found, "trainable_parameters", shared))]
     yield from _with_data(_Figure(title="Score against trainable parameters", frontier=True), sizes)
 
 
@@ -147,6 +158,12 @@ def _with_data(
     drawn = [(name, chart) for name, chart in options if chart is not None]
     if drawn:
         yield figure, drawn
+
+
+def _level(figure: _Figure, drawn: Sequence[Chart]) -> str:
+    if not any("shapes" in chart["layout"] for chart in drawn):
+        return ""
+    return "full fine-tuning" if figure.published else "always the most frequent label"
 
 
 def _published_caption(printed: Sequence[PublishedPoint]) -> str:

@@ -3,7 +3,7 @@
 from petl_bench.tables.finding import finding
 from petl_bench.tables.frame import STEP_PHASES, Value, latest_rows, to_csv, to_frame, values
 from petl_bench.tables.groups import Group, distinct_names, groups, peaks_by_label
-from petl_bench.tables.rendering import markdown_text, to_latex, to_markdown, to_rich
+from petl_bench.tables.rendering import markdown_text, to_latex, to_markdown
 from petl_bench.tables.summaries import (
     across_workloads,
     category_peaks,
@@ -15,6 +15,7 @@ from petl_bench.tables.summaries import (
     throughput_column,
 )
 from petl_bench.tables.table import ABSENT, Cell, Column, Table
+from petl_bench.tables.terminal import broken, pieces, to_rich
 
 __all__ = [
     "ABSENT",
@@ -25,6 +26,7 @@ __all__ = [
     "Table",
     "Value",
     "across_workloads",
+    "broken",
     "category_peaks",
     "distinct_names",
     "finding",
@@ -34,6 +36,7 @@ __all__ = [
     "peaks_by_label",
     "percent",
     "phase_peaks",
+    "pieces",
     "side_by_side",
     "status_text",
     "summary",

@@ -3,7 +3,7 @@
 from petl_bench.record import Record
 from petl_bench.tables.frame import saving_percent, trainable_percent
 from petl_bench.tables.groups import Group, is_baseline
-from petl_bench.tables.summaries import percent
+from petl_bench.tables.summaries import percent, share_of_parameters
 from petl_bench.units import format_bytes
 
 
@@ -36,7 +36,7 @@ def _saving_sentence(record: Record, whole: int) -> str:
     saved = percent(saving_percent(seen.peak_allocated_bytes, whole) or 0.0)
     size = format_bytes(seen.peak_allocated_bytes)
     share = trainable_percent(seen)
-    trained = "" if share is None else f", training {percent(share)} of the parameters"
+    trained = "" if share is None else f", training {share_of_parameters(share)} of the parameters"
     return (
         f"{record.label} saves most: {size} at peak instead of {format_bytes(whole)},"
         f" {saved} less than full fine-tuning{trained}."

@@ -10,9 +10,6 @@ from petl_bench.tables.groups import Group, distinct_names, groups, peaks_by_lab
 from petl_bench.tables.table import ABSENT, Cell, Column, Table
 from petl_bench.units import format_bytes, format_count
 
-_SMALLEST_PERCENT = 0.001
-
-
 _PHASES_OF = {
     Mode.TRAINING: (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP),
     Mode.INFERENCE: (Phase.FORWARD,),
@@ -29,17 +26,22 @@ class _Shown:
     text: Callable[[int], str] | Callable[[float], str]
 
 
-def percent(share: float) -> str:
-    """`share` of a hundred: one decimal, or three significant digits where that says more.
+def percent(share: float, decimals: int = 1) -> str:
+    """`share` of a hundred, with as many decimals as its column has.
 
-    >>> percent(58.36), percent(0.0342), percent(0.0), percent(0.00002)
-    ('58.4 %', '0.0342 %', '0.0 %', '< 0.001 %')
+    >>> percent(58.36), percent(0.0342), percent(0.0), percent(1.744, decimals=2)
+    ('58.4 %', '< 0.1 %', '0.0 %', '1.74 %')
     """
-    if abs(share) >= 10 or share == 0:  # noqa: PLR2004
-        return f"{share:.1f} %"
-    if abs(share) < _SMALLEST_PERCENT:
-        return f"< {_SMALLEST_PERCENT} %" if share > 0 else f"> -{_SMALLEST_PERCENT} %"
-    return f"{share:.3g} %"
+    least = 10**-decimals
+    if 0 < abs(share) < least / 2:
+        sign = "<" if share > 0 else "> -"
+        return f"{sign}{' ' if share > 0 else ''}{least:.{decimals}f} %"
+    return f"{share:.{decimals}f} %"
+
+
+def share_of_parameters(share: float) -> str:
+    """`share` of a hundred as the LST paper prints shares of parameters, such as "0.03 %"."""
+    return percent(share, decimals=2)
 
 
 def _rate(samples_per_s: float) -> str:
@@ -147,8 +149,13 @@ def _beside_the_first(sizes: Sequence[int | None]) -> Iterable[Cell]:
         if size is None:
             yield Cell(text=ABSENT)
             continue
-        change = f" ({100 * (size - first) / first:+.1f} %)" if place and first else ""
+        change = f" ({_signed(100 * (size - first) / first)})" if place and first else ""
         yield Cell(text=f"{format_bytes(size)}{change}", number=size)
+
+
+def _signed(share: float) -> str:
+    """`share` of a hundred with its sign, which zero has none of."""
+    return percent(0.0) if round(share, 1) == 0 else f"{share:+.1f} %"
 
 
 def _shown_phases(group: Group) -> list[_Shown]:
@@ -164,7 +171,7 @@ def _shown_phases(group: Group) -> list[_Shown]:
 def _summary_table(group: Group, *, phases: bool) -> Table:
     shown = [
         _Shown("trainable_parameters", "trainable", format_count),
-        _Shown("trainable_percent", "% of backbone", percent),
+        _Shown("trainable_percent", "% of backbone", share_of_parameters),
         _Shown("peak_allocated_bytes", "peak allocated", format_bytes),
         _Shown("peak_reserved_bytes", "peak reserved", format_bytes),
         _Shown("saving_percent", "saving", percent),

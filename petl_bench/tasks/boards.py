@@ -10,6 +10,7 @@ from typing import Literal
 
 from petl_bench.case import BASELINE_METHOD, MethodChoice
 from petl_bench.method_spec import label_fields
+from petl_bench.palette import Look, look
 from petl_bench.tasks.record import TrainingRecord
 from petl_bench.tasks.rows import Row, TaskGroup, place, spread, task_groups
 
@@ -81,6 +82,7 @@ class Spot:
 class Curve:
     """One method at its sizes, smallest first."""
 
+    kind: tuple[str, ...]  # the same in every board
     name: str
     spots: tuple[Spot, ...]
 
@@ -164,8 +166,8 @@ def curves(found: Board, axis: Axis) -> list[Curve]:
         if each.label in placed:
             members.setdefault(_kind(each.choice), []).append(each)
     return [
-        _curve(sorted(own, key=lambda each: placed[each.label]), placed, found.standings)
-        for own in members.values()
+        _curve(kind, sorted(own, key=lambda each: placed[each.label]), placed, found.standings)
+        for kind, own in members.items()
     ]
 
 
@@ -175,12 +177,25 @@ def _kind(choice: MethodChoice) -> tuple[str, ...]:
     return choice.name, *words
 
 
-def _curve(own: Sequence[Standing], placed: dict[str, int], everyone: Sequence[Standing]) -> Curve:
+def looks(found: Iterable[Board]) -> dict[tuple[str, ...], Look]:
+    """What every kind of curve looks like: the same in all charts of these boards."""
+    drawn = (curve for board in found for curve in curves(board, "trainable_parameters"))
+    kinds = dict.fromkeys(curve.kind for curve in drawn)
+    return {kind: look(series) for series, kind in enumerate(kinds)}
+
+
+def _curve(
+    kind: tuple[str, ...],
+    own: Sequence[Standing],
+    placed: dict[str, int],
+    everyone: Sequence[Standing],
+) -> Curve:
     fields = [label_fields(each.label) for each in own]
     common = [part for part in fields[0] if all(part in parts for parts in fields)]
     name = own[0].choice.name + (f"[{','.join(common)}]" if common else "")
     others = [(placed[each.label], each.score) for each in everyone if each.label in placed]
     return Curve(
+        kind=kind,
         name=name,
         spots=tuple(
             Spot(

@@ -76,8 +76,7 @@ class LstConfig(MethodConfig):
     )
     initialise: Literal["random", "magnitude", "fisher", "reserved"] = Field(
         "random",
-        description="as drawn; native side blocks cut from the backbone by importance; or the"
-        " ladder in the backbone's folder",
+        description="drawn; cut from the backbone (native blocks); or its folder's ladder",
     )
     backbone_dropout: bool = Field(default=True, description="leave dropout on in the backbone")
     attention: Literal["backbone", "sdpa"] = Field(

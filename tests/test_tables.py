@@ -4,7 +4,7 @@ from io import StringIO
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -108,14 +108,17 @@ def test_an_empty_list_of_records_is_a_frame_with_columns_and_no_rows():
     assert "peak_allocated_bytes" in frame.columns
 
 
-@given(data=st.data())
-def test_the_latest_rows_are_those_of_the_latest_records(data, made_up_record):
-    written = st.tuples(
-        st.sampled_from(["full", "lora", "lst"]), st.sampled_from(Origin), st.integers(1, 9)
-    )
+_WRITTEN = st.tuples(
+    st.sampled_from(["full", "lora", "lst"]), st.sampled_from(Origin), st.integers(1, 9)
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(written=st.lists(_WRITTEN, max_size=12))
+def test_the_latest_rows_are_those_of_the_latest_records(written, made_up_record):
     records = [
         made_up_record(method, origin=origin, peak_bytes=gib * GIB)
-        for method, origin, gib in data.draw(st.lists(written, max_size=12))
+        for method, origin, gib in written
     ]
     rows = latest_rows(to_frame(records))
     pd.testing.assert_frame_equal(rows, to_frame(latest(records)))

@@ -56,6 +56,8 @@ _OFFSETS = [
 _PIECES = 24  # of a sloped line
 _LEADER_SHARES = [step / 16 for step in range(1, 16)]  # of its length
 _LEADER = {"arrowstyle": "-", "color": FADED, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4}
+# Of a name: no line strikes it through.
+_GROUND = {"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
 _POINT_PIXELS = 6.0  # from a point's middle, that belong to it
 _NEARER = 0.8  # a label's way to its own point, of that to any other, or it is taken for that one's
 _ROUNDS = 4  # of moving every label to a better place, once the others stand
@@ -194,6 +196,7 @@ def _label(
         weight="bold" if point.best else "normal",
         zorder=4,
         arrowprops=_LEADER,
+        bbox=_GROUND,
     )
     size = Text.get_window_extent(text)  # Annotation's own would count the leader line as well
     pixels_per_point = axes.figure.dpi / 72

@@ -264,6 +264,20 @@ def test_charts_follow_a_change_to_the_dark_theme(show, made_up_records):
     assert page.complaints == []
 
 
+def test_a_category_has_the_colour_of_the_theme_in_charts_and_legend(show, made_up_records):
+    page = show(made_up_records(2), color_scheme="dark")
+    for chart, trace in (("g1-0-0", ".bars path"), ("g1-3-0", ".scatterlayer .js-fill")):
+        fills = page.locator(f"#{chart} {trace}").evaluate_all(
+            "(found) => found.map((each) => getComputedStyle(each).fill)"
+        )
+        legend = page.locator(f"figure:has(#{chart}) .swatch").evaluate_all(
+            "(found) => found.map((each) => getComputedStyle(each).backgroundColor)"
+        )
+        assert "rgb(254, 132, 56)" in legend  # CATEGORIES_DARK of activation
+        assert len(set(fills)) > 5
+        assert set(fills) <= set(legend)
+
+
 def test_a_phone_scrolls_tables_in_their_box_and_never_the_page(
     show, made_up_records, made_up_record
 ):

@@ -75,7 +75,7 @@ class _Figure:
     description: str  # for those who hear the page
     choice: str  # what the options are
     options: tuple[tuple[str, str], ...]  # label, key of the chart
-    legend: tuple[tuple[str, str], ...]  # name, colour; empty for a Pareto plot
+    legend: tuple[tuple[str, str], ...]  # name, category; empty for a Pareto plot
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -333,6 +333,24 @@ def test_runs_are_set_side_by_side(show, made_up_records, made_up_record):
     assert page.complaints == []
 
 
+def test_many_runs_are_rows_and_each_is_drawn_when_it_is_opened(show, made_up_record):
+    page = show(
+        [
+            made_up_record(label, peak_bytes=size * GIB, workload=Workload(batch_size=batch))
+            for batch in (1, 2, 3, 4, 5)
+            for label, size in (("full", 8), ("lst", batch))
+        ]
+    )
+    rows = page.locator("#runs tbody tr").all_inner_texts()
+    assert rows[1].split("\t")[:4] == ["batch 2", "lst", "2.00 GiB", "75.0 %"]
+    assert len(rows) == 5
+    assert page.locator(".main-svg:visible").count() == 0
+    page.get_by_role("link", name="batch 2").click()
+    page.locator("#group-2 .bars path").first.wait_for()
+    assert page.locator(".group[open] > summary h2").all_inner_texts() == ["batch 2"]
+    assert page.complaints == []
+
+
 def _luminance(colour):
     """Relative luminance (WCAG 2.2) of a CSS colour such as #1b2430."""
     parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]

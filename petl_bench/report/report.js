@@ -75,10 +75,20 @@ async function draw(div, key) {
 }
 
 function drawAll() {
-  return Promise.all([...document.querySelectorAll(".chart")].map((div) => {
+  return drawWithin(document);
+}
+
+// What is shown: a chart in closed details has no width, and is drawn when they open.
+function drawWithin(part) {
+  const shown = [...part.querySelectorAll(".chart")].filter((div) => div.clientWidth);
+  return Promise.all(shown.map((div) => {
     const select = document.querySelector(`select[data-draws="${div.id}"]`);
     return draw(div, select ? select.value : div.id);
   }));
+}
+
+for (const details of document.querySelectorAll("details")) {
+  details.addEventListener("toggle", () => drawWithin(details));
 }
 
 for (const select of document.querySelectorAll("select[data-draws]")) {

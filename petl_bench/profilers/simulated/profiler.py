@@ -153,7 +153,7 @@ def run_ledger(
             for profiler.step in range(workload.unsteady_steps + 1):
                 if profiler.step == workload.unsteady_steps:
                     ledger.flops = 0
-                    ledger.on_operator = roofline and roofline.add
+                    ledger.on_operator = None if roofline is None else roofline.add
                 step.run(batch, profiler)
     return ledger
 

@@ -128,3 +128,10 @@ def test_the_page_fits_a_phone_and_the_dark(open_page, write):
     page = open_page(write(_made_up()), viewport={"width": 360, "height": 740}, color_scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     assert page.complaints == []
+
+
+def test_a_headlines_numbers_keep_their_units(write):
+    explanation, timeline = _made_up()
+    page = write((explanation, timeline), (explanation, timeline)).read_text()
+    assert "peaks at 6.00 GiB in forward" in explanation.headline
+    assert explanation.headline.replace(" GiB", "\N{NO-BREAK SPACE}GiB") in page

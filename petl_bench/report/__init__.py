@@ -1,7 +1,6 @@
 """Records as one HTML file that opens offline: findings, tables, charts, and how they were got."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from petl_bench.report.charts import (
     side_by_side_chart,
     timeline_charts,
 )
-from petl_bench.report.page import render, write_whole
+from petl_bench.report.page import render, unbroken, write_whole
 from petl_bench.report.place import environment_rows, when
 from petl_bench.report.reproduction import explain_command, run_command
 from petl_bench.series import Axis, throughput_label
@@ -172,7 +171,7 @@ def _section(group: Group, name: str, number: int, charts: dict[str, Chart]) -> 
     return _Section(
         group=group,
         name=name,
-        finding=_unbroken(finding(group)),
+        finding=unbroken(finding(group)),
         summary=table,
         details=(("Peak of each phase", phases), ("What the peak is made of", categories)),
         figures=tuple(figures),
@@ -202,11 +201,6 @@ def _comparison(records: Sequence[Record], charts: dict[str, Chart]) -> _Compari
         key="side-by-side",
         legend=tuple(run_legend(found)),
     )
-
-
-def _unbroken(text: str) -> str:
-    """`text` with its numbers tied to their units, so that no line ends between them."""
-    return re.sub(r"(?<=\d) (?=[%KMGT])", "\N{NO-BREAK SPACE}", text)
 
 
 def _chart_options(group: Group) -> list[tuple[str, list[tuple[str, Chart]]]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from petl_bench.explanation import Explanation, StepTimeline
 from petl_bench.record import Category
 from petl_bench.report.charts import legend
-from petl_bench.report.page import render, write_whole
+from petl_bench.report.page import render, unbroken, write_whole
 from petl_bench.report.step_chart import band_name, lifetime, step_chart
 from petl_bench.tables import ABSENT, Cell, Column, Table, percent
 from petl_bench.units import format_bytes
@@ -31,6 +31,7 @@ def write_explanation(
         {
             "key": f"step-{number}",
             "explanation": found,
+            "headline": unbroken(found.headline),
             "legend": legend([charts[f"step-{number}"]]),
             "tables": [
                 ("At the peak, by category", _sizes("category", found.by_category, found)),
@@ -44,7 +45,7 @@ def write_explanation(
     ]
     text = render(
         "explanation.html.jinja",
-        headline=headline,
+        headline=unbroken(headline),
         setting=setting,
         sections=sections,
         charts=charts,

@@ -1,6 +1,7 @@
 """What every page is made with: templates, assets inlined, and a file written whole."""
 
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,11 @@ def write_whole(text: str, path: Path) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def unbroken(text: str) -> str:
+    """`text` with its numbers tied to their units, so that no line ends between them."""
+    return re.sub(r"(?<=\d) (?=[%KMGT])", "\N{NO-BREAK SPACE}", text)
 
 
 def _breakable(label: str) -> Markup:

@@ -187,7 +187,7 @@ def explain_step(
     label = label or case.method.name
     trainee = _assemble(case, label)
     with Provenance(trainee) as provenance:
-        ledger, _ = run_ledger(case, trainee, card, era, provenance)
+        ledger = run_ledger(case, trainee, card, era, provenance)
     phase, blocks = blocks_at_peak(ledger, case.workload)
     found = (live_tensor(index, size, ledger, provenance) for index, size in blocks.items())
     tensors = tuple(sorted(found, key=lambda tensor: -tensor.allocated_bytes))

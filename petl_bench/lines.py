@@ -7,7 +7,7 @@ half line, which the next run cuts off.
 import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
@@ -29,6 +29,7 @@ class LineFile:
             UsageError: they cannot be made or written, or another process is writing.
         """
         self.path = path
+        self._made = missing(path.parent)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Locked: a second run here must not cut off the line that the first is writing.
@@ -72,8 +73,31 @@ class LineFile:
                 os.ftruncate(self._fd, whole)
             raise self._unwritable(error) from None
 
+    @contextmanager
+    def or_nothing(self) -> Iterator[None]:
+        """Inside, a run: one that fails before its first line leaves no file, nor folders."""
+        try:
+            yield
+        except BaseException:
+            if not os.fstat(self._fd).st_size:
+                self.path.unlink()
+                remove_empty(self._made)
+            raise
+
     def _unwritable(self, error: OSError) -> UsageError:
         return UsageError(f"out: cannot write {self.path}: {error.strerror}")
+
+
+def missing(folder: Path) -> list[Path]:
+    """`folder` and those it is in, innermost first, that are not there yet."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove `folders`, innermost first, up to one that still holds something."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def parse_lines(lines: Iterable[bytes], file: Path, load: Callable[[bytes], T]) -> Iterator[T]:

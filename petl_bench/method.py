@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -78,6 +79,11 @@ def nothing_first(config: MethodConfig) -> Initialise | None:  # noqa: ARG001
     return None
 
 
+def any_weights(config: MethodConfig, weights: Path) -> str | None:  # noqa: ARG001
+    """None: whatever the backbone's folder holds will do."""
+    return None
+
+
 def as_it_is(backbone: Backbone, config: C) -> C:  # noqa: ARG001
     """`config`: nothing in it waits for the backbone."""
     return config
@@ -101,6 +107,8 @@ class Method(Generic[C]):
     # The configuration completed for a backbone. UsageError if the two do not go together.
     fit: Callable[[Backbone, C], C] = as_it_is
     unsupported: Callable[[Dims, C], str | None] = always_supported  # the reason, in one sentence
+    # Of a folder of pretrained weights: why the method cannot start from it, or None.
+    unsupported_weights: Callable[[C, Path], str | None] = any_weights
     # What runs before training, if anything: given the model and batches of one example each.
     initialisation: Callable[[C], Initialise | None] = nothing_first
     checkpoint: Callable[[nn.Module], None] = checkpoint_layers  # turns recomputation on

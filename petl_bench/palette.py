@@ -1,9 +1,11 @@
-"""How one series is told from another: colour first, then shape and dashes.
+"""How one series or category is told from another: colour first, then shape and dashes.
 
 Figures and report take them from here, so that a method looks the same in both.
 """
 
 from dataclasses import dataclass
+
+from petl_bench.record import Category
 
 LIGHT = (
     *("#07618c", "#ce6600", "#4b968f", "#9654e0"),
@@ -18,6 +20,33 @@ DARK = (
     *("#ffdb21", "#bac9a3", "#63feff", "#f84e64"),
 )
 """The same on a dark ground; pairs are 0.09 apart."""
+
+CATEGORIES_LIGHT = {
+    Category.PARAMETER: "#364f95",
+    Category.BUFFER: "#2c2187",
+    Category.GRADIENT: "#2a9268",
+    Category.OPTIMIZER_STATE: "#8f5112",
+    Category.ACTIVATION: "#d46213",
+    Category.TEMPORARY: "#7e5fd9",
+    Category.INPUT: "#a65ba3",
+    Category.WORKSPACE: "#5e4f5f",
+}
+"""One colour a category on a light ground, within the bounds of LIGHT; pairs are 0.09 apart."""
+
+CATEGORIES_DARK = {
+    Category.PARAMETER: "#7b86b1",
+    Category.BUFFER: "#5967d0",
+    Category.GRADIENT: "#51b5a2",
+    Category.OPTIMIZER_STATE: "#f5eb8c",
+    Category.ACTIVATION: "#fe8438",
+    Category.TEMPORARY: "#9bbcf8",
+    Category.INPUT: "#d34325",
+    Category.WORKSPACE: "#cdcab7",
+}
+"""The same on a dark ground."""
+
+UNATTRIBUTED = "#7f8894"
+"""Colour of bytes that no one told apart by category, on either ground."""
 
 SHAPES = ("circle", "square", "diamond", "triangle")
 DASHES = ("solid", "dashed", "dotted", "dashdot")

@@ -82,7 +82,7 @@ def run(
         UsageError: measuring is impossible where the executor runs.
         KeyboardInterrupt: the user ended the run, here or in a worker.
     """
-    with ExitStack() as stack:
+    with store.or_nothing(), ExitStack() as stack:
         executor = executor or stack.enter_context(LocalExecutor())
         under_way = _UnderWay(executor)
         environments: dict[Place, Environment] = {}

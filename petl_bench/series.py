@@ -12,22 +12,6 @@ from petl_bench.record import Category, Phase, Record, TimelinePoint
 from petl_bench.tables import Group, Value, throughput_column, values
 from petl_bench.units import GIB, MIB, format_bytes
 
-PALETTE = {
-    Category.PARAMETER: "#2F5D8C",
-    Category.BUFFER: "#332288",
-    Category.GRADIENT: "#2A9D8F",
-    Category.OPTIMIZER_STATE: "#E9C46A",
-    Category.ACTIVATION: "#EE7733",
-    Category.TEMPORARY: "#56B4E9",
-    Category.INPUT: "#CC3311",
-    Category.WORKSPACE: "#C4C4C4",
-}
-"""One colour a category, in figures and report alike. Chosen so that every pair stays apart
-(OKLab distance of 0.1) in normal sight, protanopia and deuteranopia (Machado et al. 2009)."""
-
-UNATTRIBUTED = "#8A93A0"
-"""Colour of bytes that no one told apart by category."""
-
 Axis = Literal["trainable_parameters", "throughput"]
 
 _TIMELINE_POINTS = 600  # a curve drawn with more is no sharper on a screen

@@ -1,6 +1,7 @@
 """The store: records in a JSON Lines file, appended and flushed one by one."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -64,6 +65,10 @@ class Store:
     def _take(self, record: Record) -> None:
         self.records.append(record)
         self._of_case.setdefault(record.case_id, []).append(record)
+
+    def or_nothing(self) -> AbstractContextManager[None]:
+        """Inside, a run: one that fails before its first record leaves nothing."""
+        return self._file.or_nothing()
 
     def finished(self, planned: Expected) -> Record | None:
         """The latest record that is as good as running the case again; an error never is."""

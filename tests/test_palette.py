@@ -7,8 +7,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from petl_bench.palette import DARK, LIGHT, look
+from petl_bench.palette import CATEGORIES_DARK, CATEGORIES_LIGHT, DARK, LIGHT, UNATTRIBUTED, look
 from petl_bench.plots.drawing import ACCENT, BEATEN
+from petl_bench.record import Category
 
 # Severity 1.0 of Machado, Oliveira & Fernandes 2009, on linear RGB.
 SIGHT = {
@@ -30,6 +31,7 @@ SIGHT = {
     ],
 }
 GROUNDS = {"light": LIGHT, "dark": DARK}
+CATEGORIES = {"light": CATEGORIES_LIGHT, "dark": CATEGORIES_DARK}
 
 
 def _linear(colour):
@@ -74,17 +76,25 @@ def _grounds(theme):
 def test_every_colour_stands_out_from_the_ground(theme):
     grounds, points = _grounds(theme)
     drawn = {"light": ["#ffffff"], "dark": []}[theme]  # what figures are drawn on
-    for colour in (*GROUNDS[theme], *points, *((ACCENT, BEATEN) if drawn else ())):
+    bands = *CATEGORIES[theme].values(), UNATTRIBUTED
+    for colour in (*GROUNDS[theme], *bands, *points, *((ACCENT, BEATEN) if drawn else ())):
         for ground in (*grounds, *drawn):
             assert _contrast(colour, ground) >= 3, (colour, ground)
 
 
 @pytest.mark.parametrize("sight", SIGHT)
 @pytest.mark.parametrize("theme", GROUNDS)
-def test_every_pair_is_told_apart_in_any_sight(theme, sight):
-    seen = [_oklab(SIGHT[sight] @ _linear(colour)) for colour in GROUNDS[theme]]
+@pytest.mark.parametrize("kind", ["series", "categories"])
+def test_every_pair_is_told_apart_in_any_sight(kind, theme, sight):
+    colours = GROUNDS[theme] if kind == "series" else CATEGORIES[theme].values()
+    seen = [_oklab(SIGHT[sight] @ _linear(colour)) for colour in colours]
     least = min(np.linalg.norm(one - other) for one, other in combinations(seen, 2))
     assert least >= 0.09
+
+
+@pytest.mark.parametrize("theme", GROUNDS)
+def test_every_category_has_a_colour(theme):
+    assert list(CATEGORIES[theme]) == list(Category)
 
 
 def test_the_measure_of_distance_knows_colours_that_are_confused():

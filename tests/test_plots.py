@@ -9,8 +9,8 @@ from matplotlib.text import Annotation, Text
 
 from petl_bench.plots import pareto, peak_by_category, save_figures, timeline
 from petl_bench.plots.drawing import add_title, blank_figure
-from petl_bench.record import Category, Origin, Phase, Status
-from petl_bench.series import PALETTE, bars, frontier, points, timelines
+from petl_bench.record import Origin, Phase, Status
+from petl_bench.series import bars, frontier, points, timelines
 from petl_bench.tables import groups
 from petl_bench.units import GIB, MIB
 
@@ -22,11 +22,6 @@ def _texts(figure):
 def _only(records):
     (group,) = groups(records)
     return group
-
-
-def test_every_category_has_a_colour_of_its_own():
-    assert set(PALETTE) == set(Category)
-    assert len(set(PALETTE.values())) == len(Category)
 
 
 def test_bars_stack_up_to_the_peak_in_gib(made_up_record):

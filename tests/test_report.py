@@ -264,6 +264,20 @@ def test_charts_follow_a_change_to_the_dark_theme(show, made_up_records):
     assert page.complaints == []
 
 
+def test_a_category_has_the_colour_of_the_theme_in_charts_and_legend(show, made_up_records):
+    page = show(made_up_records(2), color_scheme="dark")
+    for chart, trace in (("g1-0-0", ".bars path"), ("g1-3-0", ".scatterlayer .js-fill")):
+        fills = page.locator(f"#{chart} {trace}").evaluate_all(
+            "(found) => found.map((each) => getComputedStyle(each).fill)"
+        )
+        legend = page.locator(f"figure:has(#{chart}) .swatch").evaluate_all(
+            "(found) => found.map((each) => getComputedStyle(each).backgroundColor)"
+        )
+        assert "rgb(254, 132, 56)" in legend  # CATEGORIES_DARK of activation
+        assert len(set(fills)) > 5
+        assert set(fills) <= set(legend)
+
+
 def test_a_phone_scrolls_tables_in_their_box_and_never_the_page(
     show, made_up_records, made_up_record
 ):
@@ -316,6 +330,24 @@ def test_runs_are_set_side_by_side(show, made_up_records, made_up_record):
     ]
     assert [row.split() for row in rows if row.startswith("x")] == [["x", "-", "10.00", "GiB"]]
     assert page.locator("#runs .bars path").count() == 2 * 6
+    assert page.complaints == []
+
+
+def test_many_runs_are_rows_and_each_is_drawn_when_it_is_opened(show, made_up_record):
+    page = show(
+        [
+            made_up_record(label, peak_bytes=size * GIB, workload=Workload(batch_size=batch))
+            for batch in (1, 2, 3, 4, 5)
+            for label, size in (("full", 8), ("lst", batch))
+        ]
+    )
+    rows = page.locator("#runs tbody tr").all_inner_texts()
+    assert rows[1].split("\t")[:4] == ["batch 2", "lst", "2.00 GiB", "75.0 %"]
+    assert len(rows) == 5
+    assert page.locator(".main-svg:visible").count() == 0
+    page.get_by_role("link", name="batch 2").click()
+    page.locator("#group-2 .bars path").first.wait_for()
+    assert page.locator(".group[open] > summary h2").all_inner_texts() == ["batch 2"]
     assert page.complaints == []
 
 

@@ -16,6 +16,7 @@ from petl_bench.tables import (
     finding,
     groups,
     latest_rows,
+    one_by_one,
     percent,
     phase_peaks,
     side_by_side,
@@ -410,3 +411,22 @@ def test_a_change_that_rounds_to_zero_has_no_sign(made_up_record):
 
 def test_one_group_has_nothing_beside_it(made_up_records):
     assert side_by_side(made_up_records(3)) is None
+
+
+def test_many_groups_have_a_row_each_and_one_that_did_not_finish_has_dashes(made_up_record):
+    small = Workload(batch_size=8)
+    records = [
+        made_up_record("full"),
+        made_up_record("lst", peak_bytes=4 * GIB),
+        made_up_record("lora", peak_bytes=5 * GIB, workload=small),
+        made_up_record("lora", status=Status.OOM, reason="no room", backbone="bert-base"),
+    ]
+    table = one_by_one(records)
+    assert [column.header for column in table.columns] == [
+        *("run", "least", "least peak", "saving", "full", "lst", "lora")
+    ]
+    assert [[cell.text for cell in row[1:]] for row in table.rows] == [
+        ["lst", "4.00 GiB", "60.0 %", "10.00 GiB", "4.00 GiB", "-"],
+        ["lora", "5.00 GiB", "-", "-", "-", "5.00 GiB"],
+        ["-", "-", "-", "-", "-", "-"],
+    ]

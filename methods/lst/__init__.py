@@ -21,7 +21,7 @@ from .ladders import attach, attach_lst, checkpoint_blocks
 from .loading import from_pretrained, load_lst
 from .pruning import cut_from_backbone, fisher_information
 from .reserving import SpanCorruption, joint_training, save_reserved
-from .starts import initialisation
+from .starts import initialisation, unsupported_weights
 
 METHOD = Method(
     name="lst",
@@ -31,6 +31,7 @@ METHOD = Method(
     attach=attach,
     trainable_parameters=trainable_parameters,
     unsupported=unsupported,
+    unsupported_weights=unsupported_weights,
     checkpoint=checkpoint_blocks,
     initialisation=initialisation,
     learning_rate=3e-3,  # all sizes, in the authors' code

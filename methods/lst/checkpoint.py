@@ -122,18 +122,8 @@ def read_folder(folder: str | Path) -> tuple[LadderFile, dict[str, torch.Tensor]
     from safetensors import SafetensorError  # noqa: PLC0415 - only who loads needs it
     from safetensors.torch import load  # noqa: PLC0415 - likewise
 
-    path = Path(folder) / CONFIG
-    try:
-        about = LadderFile.model_validate_json(path.read_bytes())
-        content = (Path(folder) / TENSORS).read_bytes()
-    except OSError as error:
-        raise LadderError(f"cannot read {error.filename}: {error.strerror}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the document"
-        raise LadderError(f"{path}: {field}: {first['msg']}") from None
-    if about.format != FORMAT:
-        raise LadderError(f"{path}: format {about.format}; this version reads {FORMAT}")
+    about = read_about(folder)
+    content = _bytes_of(Path(folder) / TENSORS)
     if hashlib.sha256(content).hexdigest() != about.tensors_sha256:
         raise LadderError(
             f"{Path(folder) / TENSORS} is not the file that {CONFIG} describes: cut or changed"
@@ -144,6 +134,31 @@ def read_folder(folder: str | Path) -> tuple[LadderFile, dict[str, torch.Tensor]
         raise LadderError(f"{Path(folder) / TENSORS}: {error}") from None
     prefix = prefix_of(about.name)
     return about, {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+
+
+def read_about(folder: str | Path) -> LadderFile:
+    """What a folder says of its ladder, tensors unread.
+
+    Raises:
+        LadderError: its config is missing, invalid or of another format.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        about = LadderFile.model_validate_json(_bytes_of(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the document"
+        raise LadderError(f"{path}: {field}: {first['msg']}") from None
+    if about.format != FORMAT:
+        raise LadderError(f"{path}: format {about.format}; this version reads {FORMAT}")
+    return about
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise LadderError(f"cannot read {path}: {error.strerror}") from None
 
 
 def options_of(about: LadderFile, folder: str | Path) -> LstConfig:

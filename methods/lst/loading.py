@@ -62,12 +62,20 @@ def tensors_for(model: Any, ladder: Ladder, folder: str | Path) -> dict[str, tor
         LadderError: as `load_lst`; or the folder's ladder computes something else.
     """
     about, tensors = _read(model, folder)
-    theirs, ours = options_of(about, folder), ladder.config
+    check_same(folder, options_of(about, folder), ladder.config)
+    return _fitted(model, ladder, about, tensors, folder)
+
+
+def check_same(folder: str | Path, theirs: LstConfig, ours: LstConfig) -> None:
+    """Refuse the ladder of `folder`, of options `theirs`, where `ours` computes something else.
+
+    Raises:
+        LadderError: it does; the message names the option.
+    """
     for option in LstConfig.model_fields:
         there, here = getattr(theirs, option), getattr(ours, option)
         if option not in _HOW_IT_TRAINS and there != here:
             raise LadderError(f"{folder} holds a ladder of {option}={there}, not {option}={here}")
-    return _fitted(model, ladder, about, tensors, folder)
 
 
 def _read(model: Any, folder: str | Path) -> tuple[LadderFile, dict[str, torch.Tensor]]:

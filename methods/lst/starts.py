@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .checkpoint import LadderError, options_of, read_about
 from .config import LstConfig
-from .loading import tensors_for
+from .loading import check_same, tensors_for
 from .pruning import cut_from_backbone, fisher_information
 from .reserving import FOLDER
 
@@ -18,6 +19,18 @@ Batches = Iterable[Mapping[str, torch.Tensor]]
 def initialisation(config: LstConfig) -> Callable[[nn.Module, Batches], None] | None:
     """What `config.initialise` asks for; None: the ladder starts as drawn."""
     return _STARTS.get(config.initialise)
+
+
+def unsupported_weights(config: LstConfig, weights: Path) -> str | None:
+    """Why the backbone's folder has no ladder that `config` could start from, or None."""
+    if config.initialise != "reserved":
+        return None
+    folder = weights / FOLDER
+    try:
+        check_same(folder, options_of(read_about(folder), folder), config)
+    except LadderError as error:
+        return f"initialise=reserved: {error}"
+    return None
 
 
 def _by_fisher_information(model: nn.Module, batches: Batches) -> None:

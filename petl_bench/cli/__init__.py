@@ -7,9 +7,11 @@ run, so that --help answers at once.
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
+from petl_bench import __version__
 from petl_bench.cli import (
     baseline,
     compare,
@@ -29,7 +31,6 @@ from petl_bench.garbage import collection_paused
 app = typer.Typer(
     name="petl-bench",
     help="What a fine-tuning method costs, before you rent the GPU.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -48,6 +49,21 @@ app.command("train")(train.train)
 app.command("reproduce")(reproduce.reproduce)
 app.command("methods")(inspect.methods)
 app.command("backbones")(inspect.backbones)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        print(f"petl-bench {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """petl-bench methods, backbones: what there is to choose from."""
 
-from typing import TYPE_CHECKING, Annotated
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 
@@ -9,48 +10,61 @@ from petl_bench.cli.output import stdout
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from petl_bench.method import Method
+
+ABSENT = "-"
+
 
 def methods(
     name: Annotated[
-        str | None, typer.Argument(help="Show this one's fields; peft: lists what peft has.")
+        str | None, typer.Argument(help="Show this one's fields, or what `peft` has.")
     ] = None,
 ) -> None:
     """List the methods, or one's fields, source and defaults."""
+    from petl_bench import registry
+
+    scheme = name.removesuffix(":") if name else None
+    if name is None or scheme in registry.schemes():
+        _list_methods(scheme)
+    else:
+        _show_fields(registry.get(name))
+
+
+def _list_methods(scheme: str | None) -> None:
     from rich.markup import escape
 
     from petl_bench import registry
+
+    table = _table("method", "title", "source")
+    for name in registry.names(scheme):
+        method = registry.get(name)
+        table.add_row(name, escape(method.title), escape(method.source))
+    stdout().print(table)
+    if scheme is None:
+        more = ", ".join(f"petl-bench methods {each}" for each in registry.schemes())
+        stdout().print(f"more: {more}", highlight=False, markup=False)
+
+
+def _show_fields(method: "Method[Any]") -> None:
+    from rich.markup import escape
+
     from petl_bench.method import LayeredConfig
 
-    scheme = name.removesuffix(":") if name else None
-    if name is None or (name != scheme and scheme in registry.schemes()):
-        table = _table("method", "title", "source")
-        for known in registry.names(scheme):
-            method = registry.get(known)
-            table.add_row(known, escape(method.title), escape(method.source))
-        stdout().print(table)
-        if name is None:
-            more = ", ".join(f"petl-bench methods {scheme}:" for scheme in registry.schemes())
-            stdout().print(f"more: {more}", highlight=False, markup=False)
-        return
-    method = registry.get(name)
     console = stdout()
     console.print(f"{method.name}: {method.title}", highlight=False, markup=False)
     console.print(f"source: {method.source}", highlight=False, markup=False)
-    table = _table("field", "type", "default", "what it is")
-    for field, info in method.config.model_fields.items():
-        kind = getattr(info.annotation, "__name__", None)
-        text = kind if kind and "[" not in str(info.annotation) else str(info.annotation)
-        cells = field, text.replace("typing.", ""), _default(info.default), info.description or ""
-        table.add_row(*map(escape, cells))
-    if method.config.model_fields:
-        console.print(table)
-        own = [
-            name for name in method.config.model_fields if name not in LayeredConfig.model_fields
-        ]
-        first = next(iter(own or method.config.model_fields))  # rather one that few methods have
-        console.print(f"write: {method.name}[{first}=...]", highlight=False, markup=False)
-    else:
+    fields = method.config.model_fields
+    if not fields:
         console.print("it has no fields")
+        return
+    table = _table("field", "values", "default", "what it is")
+    for field, info in fields.items():
+        cells = field, _values(info.annotation), _value(info.default), info.description or ""
+        table.add_row(*map(escape, cells))
+    console.print(table)
+    own = [name for name in fields if name not in LayeredConfig.model_fields]
+    first = next(iter(own or fields))  # rather one that few methods have
+    console.print(f"write: {method.name}[{first}=...]", highlight=False, markup=False)
 
 
 def backbones() -> None:
@@ -76,7 +90,30 @@ def backbones() -> None:
     stdout().print(table)
 
 
-def _default(value: object) -> str:
+def _values(kind: Any) -> str:
+    """What may be written for a field of type `kind`.
+
+    >>> _values(Literal["none", "all"]), _values(int | None), _values(tuple[str, ...] | bool)
+    ('none | all', 'int', 'str,... | true | false')
+    """
+    if kind is bool:
+        return "true | false"
+    if get_origin(kind) is Literal:
+        return " | ".join(map(_value, get_args(kind)))
+    if get_origin(kind) in {Union, UnionType}:
+        found = (_values(each) for each in get_args(kind) if each is not NoneType)
+        return " | ".join(dict.fromkeys(found))
+    if get_origin(kind) is tuple:
+        return f"{_values(get_args(kind)[0])},..."
+    return getattr(kind, "__name__", None) or str(kind)
+
+
+def _value(value: object) -> str:
+    """As it is written in brackets; a dash for what is left to the method."""
+    if value is None:
+        return ABSENT
+    if isinstance(value, bool):
+        return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

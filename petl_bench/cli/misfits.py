@@ -5,28 +5,34 @@ others are skipped, in the table with their reason, and told on stderr.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from petl_bench.errors import UsageError
 
 if TYPE_CHECKING:
+    from petl_bench.case import Case
     from petl_bench.fit import Curve
     from petl_bench.record import Record
     from petl_bench.suite import PlannedCase
 
 
-def check_fit(asked: "Iterable[PlannedCase]") -> None:
+def check_fit(
+    asked: "Iterable[PlannedCase]", misfit: "Callable[[Case], str | None] | None" = None
+) -> None:
     """Refuse a request before anything runs, if none of its cases can.
+
+    `misfit` says why a case cannot; by default, as far as its backbone and workload go.
 
     Raises:
         UsageError: none can, with each one's reason.
     """
     from petl_bench.assembly import unsupported
 
+    misfit = misfit or unsupported
     reasons: list[str] = []
     for planned in asked:
-        reason = unsupported(planned.case)
+        reason = misfit(planned.case)
         if reason is None:
             return
         reasons.append(_told(planned, reason))

@@ -52,7 +52,7 @@ class RayExecutor(LanesExecutor):
         # A task that is lost is not tried again by Ray: the runner does, and counts.
         self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_call)
         self._under_way: set[Any] = set()
-        self._ended = Event()
+        self._cancelled = Event()
         super().__init__(lanes or room, thread_name_prefix="ray")
         # Ray tells of lost workers on stdout, which is for results.
         self._told_elsewhere = ExitStack()
@@ -64,7 +64,7 @@ class RayExecutor(LanesExecutor):
 
     def kill_workers(self) -> None:
         """End the Ray processes that run tasks of ours."""
-        self._ended.set()
+        self._cancelled.set()
         for reference in list(self._under_way):
             ray.cancel(reference, force=True)
 
@@ -76,7 +76,7 @@ class RayExecutor(LanesExecutor):
     def _ask(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         reference = self._task.remote(fn, *args, **kwargs)
         self._under_way.add(reference)
-        if self._ended.is_set():  # it came too late to be ended with the others
+        if self._cancelled.is_set():  # it came too late to be ended with the others
             ray.cancel(reference, force=True)
         try:
             answer: T = ray.get(reference)
@@ -136,6 +136,9 @@ def _knock(address: str) -> None:
 
 
 def _token_hint(error: Exception, address: str | None) -> str:
-    # Ray's own error, then: somebody listens, and did not let us in.
-    ours = address and type(error) is ConnectionError and "RAY_AUTH_MODE" not in os.environ
-    return "; one that asks for a token wants RAY_AUTH_MODE=token" if ours else ""
+    # A ConnectionError that is no OSError of the socket's is Ray's own: somebody listens, and did
+    # not let us in.
+    refused = type(error) is ConnectionError
+    if address and refused and "RAY_AUTH_MODE" not in os.environ:
+        return "; one that asks for a token wants RAY_AUTH_MODE=token"
+    return ""

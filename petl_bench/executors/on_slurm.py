@@ -20,6 +20,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from petl_bench.errors import UsageError
 from petl_bench.executors.lanes import LanesExecutor
 from petl_bench.lane import CASE_TIMEOUT_S, START_TIMEOUT_S, WorkerDiedError
+from petl_bench.lines import missing, remove_empty
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -56,9 +57,10 @@ class SlurmExecutor(LanesExecutor):
             cpus_per_task=1,
             **({"gpus_per_node": gpus} if gpus else {}),
         )
+        self._folder, self._made = folder, missing(folder)
         self._queue = _Queue()
         self._submitting = Lock()
-        self._ended = Event()
+        self._cancelled = Event()
         super().__init__(lanes or DEFAULT_LANES, thread_name_prefix="slurm")
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -67,7 +69,7 @@ class SlurmExecutor(LanesExecutor):
 
     def kill_workers(self) -> None:
         """Cancel the jobs, queued and running."""
-        self._ended.set()
+        self._cancelled.set()
 
     def release(self) -> None:
         """Nothing: a job ends with its case."""
@@ -75,13 +77,13 @@ class SlurmExecutor(LanesExecutor):
     def _ask(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         job = self._submit(fn, *args, **kwargs)
         submitted = time.monotonic()
-        ended = None  # when it was first seen to have; a job may be queued again
+        seen_to_end = None  # when, for the first time; a job may be queued again
         while not _has_result(job):
             how = self._queue.ending(job.job_id, submitted)
-            ended = (ended or time.monotonic()) if how else None
-            if ended and time.monotonic() - ended > LATE_S:
+            seen_to_end = (seen_to_end or time.monotonic()) if how else None
+            if seen_to_end and time.monotonic() - seen_to_end > LATE_S:
                 raise WorkerDiedError(f"its Slurm job {job.job_id} {how} ({job.paths.stderr.name})")
-            if self._ended.wait(POLL_S):
+            if self._cancelled.wait(POLL_S):
                 job.cancel(check=False)
                 raise WorkerDiedError(f"its Slurm job {job.job_id} was cancelled")
         try:
@@ -93,12 +95,24 @@ class SlurmExecutor(LanesExecutor):
         return answer
 
     def _submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> submitit.Job[T]:
-        try:
-            with self._submitting:
+        with self._submitting:
+            before = self._submissions()
+            try:
                 return self._slurm.submit(fn, *args, **kwargs)
-        except (FailedSubmissionError, FailedJobError, subprocess.CalledProcessError) as error:
-            what = str(error).strip().rpartition("\n")[2]
-            raise UsageError(f"executor: sbatch: {what}") from None
+            except (FailedSubmissionError, FailedJobError, subprocess.CalledProcessError) as error:
+                self._remove(self._submissions() - before)
+                what = str(error).strip().rpartition("\n")[2]
+                raise UsageError(f"executor: sbatch: {what}") from None
+
+    def _submissions(self) -> set[Path]:
+        """What submitit wrote for jobs before they had a number: pickles and scripts."""
+        patterns = (f"{'?' * 32}.pkl", ".submission_file_*.sh")
+        return {path for pattern in patterns for path in self._folder.glob(pattern)}
+
+    def _remove(self, refused: set[Path]) -> None:
+        for path in refused:
+            path.unlink()
+        remove_empty(self._made)
 
 
 class _Queue:

@@ -108,13 +108,11 @@ class Probe:
         """The stream at `place`. The first of a kind also tells where its storages come from."""
         case = self._at(place)
         trainee = assemble(case, META)
-        if self._named and self._vary is not Vary.BACKBONE and place > 1:
-            ledger, _ = run_ledger(case, trainee, self._question.card, ERAS[None])
-            return Stream.of(ledger)
         with Provenance(trainee) as provenance:
-            ledger, _ = run_ledger(case, trainee, self._question.card, ERAS[None], provenance)
+            ledger = run_ledger(case, trainee, self._question.card, ERAS[None], provenance)
         stream = Stream.of(ledger)
-        self._named.append((stream, ledger, provenance))
+        if not any(known.alike(stream) for known, _, _ in self._named):
+            self._named.append((stream, ledger, provenance))
         return stream
 
     def _at(self, place: int) -> Case:
@@ -171,13 +169,9 @@ class Probe:
     def _tensor(self, place: int, index: int) -> LiveTensor:
         """The storage that was refused, named by a simulation that differs in sizes alone."""
         stream = self._streams.certain_stream(place)
-        for known, ledger, provenance in self._named:
-            if known.alike(stream):
-                return live_tensor(index, stream.sizes[index], ledger, provenance)
-        trainee = assemble(self._at(place), META)
-        with Provenance(trainee) as provenance:
-            card, era = self._question.card, ERAS[None]
-            ledger, _ = run_ledger(self._at(place), trainee, card, era, provenance)
+        ledger, provenance = next(
+            (ledger, provenance) for known, ledger, provenance in self._named if known.alike(stream)
+        )
         return live_tensor(index, stream.sizes[index], ledger, provenance)
 
     def _point(self, place: int) -> CurvePoint:

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from petl_bench.palette import CATEGORIES_LIGHT, UNATTRIBUTED
 from petl_bench.plots.drawing import (
     ACCENT,
     FADED,
@@ -19,7 +20,7 @@ from petl_bench.plots.drawing import (
     style_axes,
 )
 from petl_bench.record import Category, Record
-from petl_bench.series import PALETTE, UNATTRIBUTED, Bar, bars, byte_axis
+from petl_bench.series import Bar, bars, byte_axis
 
 
 def peak_by_category(records: Sequence[Record]) -> Figure:
@@ -50,7 +51,9 @@ def _draw_bar(axes: Axes, position: int, bar: Bar, names: dict[Category, str], u
     left = 0.0
     for category, name in names.items() if bar.by_category else ():
         width = (bar.by_category or {}).get(category, 0) / unit
-        axes.barh(position, width, 0.66, left, color=PALETTE[category], label=name, snap=False)
+        axes.barh(
+            position, width, 0.66, left, color=CATEGORIES_LIGHT[category], label=name, snap=False
+        )
         left += width
     if bar.by_category is None and bar.peak_bytes is not None:
         left = bar.peak_bytes / unit

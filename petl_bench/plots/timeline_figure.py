@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from petl_bench.palette import CATEGORIES_LIGHT
 from petl_bench.plots.drawing import (
     BAND,
     FADED,
@@ -19,7 +20,7 @@ from petl_bench.plots.drawing import (
     style_axes,
 )
 from petl_bench.record import Category, Record
-from petl_bench.series import PALETTE, Timeline, byte_axis, timelines
+from petl_bench.series import Timeline, byte_axis, timelines
 from petl_bench.units import format_bytes
 
 _NARROWEST_BAND_INCHES = 0.12
@@ -65,7 +66,7 @@ def _draw_timeline(
     axes.stackplot(
         found.events,
         *layers,
-        colors=[PALETTE[category] for category in names],
+        colors=[CATEGORIES_LIGHT[category] for category in names],
         labels=list(names.values()),
         step="post",
         linewidth=0,

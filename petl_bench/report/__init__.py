@@ -27,8 +27,10 @@ from petl_bench.tables import (
     Group,
     Table,
     category_peaks,
+    distinct_names,
     finding,
     groups,
+    one_by_one,
     phase_peaks,
     side_by_side,
     status_text,
@@ -59,6 +61,8 @@ _FIT = (
     " released and the request is tried again; a case is too large where even that fails. Its bytes"
     " are still those of a card without a limit."
 )
+_FEW = 4
+"""Groups that a reader can take in side by side; more are listed, and each opens at a click."""
 _PEAKS = "Peak memory by category"
 _CHOICES = {_PEAKS: "peak of"}
 _COUNTERS = (
@@ -75,7 +79,7 @@ class _Figure:
     description: str  # for those who hear the page
     choice: str  # what the options are
     options: tuple[tuple[str, str], ...]  # label, key of the chart
-    legend: tuple[tuple[str, str], ...]  # name, colour; empty for a Pareto plot
+    legend: tuple[tuple[str, str], ...]  # name, category; empty for a Pareto plot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,7 @@ class _Section:
     """All that the page shows of one group."""
 
     group: Group
+    name: str  # what sets the group apart
     finding: str
     summary: Table
     details: tuple[tuple[str, Table], ...]
@@ -92,11 +97,12 @@ class _Section:
 
 @dataclass(frozen=True, kw_only=True)
 class _Comparison:
-    """The groups side by side."""
+    """The groups side by side: few with a chart, many a row each."""
 
     table: Table
-    key: str  # of the chart
-    legend: tuple[tuple[str, Look], ...]
+    links: tuple[str, ...] | None = None  # of its rows, where they are groups
+    key: str | None = None  # of the chart
+    legend: tuple[tuple[str, Look], ...] = ()
 
 
 def write_report(records: Sequence[Record], path: Path, *, command: str) -> None:
@@ -113,11 +119,15 @@ def write_report(records: Sequence[Record], path: Path, *, command: str) -> None
 def _render(records: Sequence[Record], command: str) -> str:
     charts: dict[str, Chart] = {}
     found = groups(records)
-    sections = [_section(group, number, charts) for number, group in enumerate(found, start=1)]
+    sections = [
+        _section(group, name, number, charts)
+        for number, (group, name) in enumerate(zip(found, distinct_names(found), strict=True), 1)
+    ]
     return render(
         "report.html.jinja",
         headline=max(sections, key=_best_saving),
         sections=sections,
+        many=len(found) > _FEW,
         charts=charts,
         frontier=FRONTIER,
         failures=[(group, _failures(group)) for group in found if _failures(group)],
@@ -139,7 +149,7 @@ def _render(records: Sequence[Record], command: str) -> str:
     )
 
 
-def _section(group: Group, number: int, charts: dict[str, Chart]) -> _Section:
+def _section(group: Group, name: str, number: int, charts: dict[str, Chart]) -> _Section:
     """The group's part of the page; its charts are added to `charts`."""
     (table,) = summary(group.records)
     (phases,), (categories,) = phase_peaks(group.records), category_peaks(group.records)
@@ -161,6 +171,7 @@ def _section(group: Group, number: int, charts: dict[str, Chart]) -> _Section:
         )
     return _Section(
         group=group,
+        name=name,
         finding=_unbroken(finding(group)),
         summary=table,
         details=(("Peak of each phase", phases), ("What the peak is made of", categories)),
@@ -178,10 +189,13 @@ def _section(group: Group, number: int, charts: dict[str, Chart]) -> _Section:
 
 def _comparison(records: Sequence[Record], charts: dict[str, Chart]) -> _Comparison | None:
     """The groups side by side, if there are more than one; its chart is added to `charts`."""
+    found = groups(records)
+    if len(found) > _FEW:
+        links = tuple(f"#group-{number}" for number in range(1, len(found) + 1))
+        return _Comparison(table=one_by_one(records), links=links)
     table = side_by_side(records)
     if table is None:
         return None
-    found = groups(records)
     charts["side-by-side"] = side_by_side_chart(found)
     return _Comparison(
         table=table,

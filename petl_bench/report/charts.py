@@ -12,8 +12,6 @@ from typing import Any
 from petl_bench.palette import SHAPES, Look, look
 from petl_bench.record import Category, Phase
 from petl_bench.series import (
-    PALETTE,
-    UNATTRIBUTED,
     Axis,
     Bar,
     Point,
@@ -37,22 +35,22 @@ Chart = dict[str, Any]
 FRONTIER = "Pareto frontier: nothing beats it in both"
 _LABEL_WIDTH = 18  # characters; longer ones are broken, or a phone has no room left for bars
 _HATCHES = ("", "/", "x", ".")  # one a round of colours
+_UNATTRIBUTED = "unattributed"
 _BAND = "rgba(128, 140, 155, 0.10)"
 
 
 def legend(charts: Sequence[Chart]) -> list[tuple[str, str]]:
-    """Name and colour of every category that `charts` show, in stacking order.
+    """Every category that `charts` show, in stacking order: its name, and what the page calls it.
 
     The page writes it: plotly's own takes the chart's room on a phone.
     """
-    shown = {
-        trace["name"]: trace["marker"]["color"]
-        for chart in charts
-        for trace in chart["data"]
-        if "color" in trace.get("marker", {})
-    }
-    order = [category.replace("_", " ") for category in Category]
-    return sorted(shown.items(), key=lambda item: order.index(item[0]) if item[0] in order else 99)
+    metas = [trace.get("meta") for chart in charts for trace in chart["data"]]
+    shown = {meta["band"] if isinstance(meta, dict) else meta for meta in metas}
+    return [(_name(each), each) for each in (*Category, _UNATTRIBUTED) if each in shown]
+
+
+def _name(category: str) -> str:
+    return "not told apart" if category == _UNATTRIBUTED else category.replace("_", " ")
 
 
 def peak_charts(group: Group) -> list[tuple[str, Chart]]:
@@ -110,6 +108,7 @@ def _peak_chart(found: Sequence[Bar], largest: int) -> Chart:
 
 
 def _bar_trace(found: Sequence[Bar], category: Category | None, unit: int) -> Chart:
+    meta = category.value if category else _UNATTRIBUTED
     sizes = [_bar_bytes(bar, category) for bar in found]
     shares = [
         100 * size / bar.peak_bytes if bar.peak_bytes else 0.0
@@ -118,10 +117,10 @@ def _bar_trace(found: Sequence[Bar], category: Category | None, unit: int) -> Ch
     return {
         "type": "bar",
         "orientation": "h",
-        "name": category.replace("_", " ") if category else "not told apart",
+        "meta": meta,  # the page gives it its colour
+        "name": _name(meta),
         "x": [size / unit for size in sizes],
         "y": list(range(len(found))),
-        "marker": {"color": PALETTE[category] if category else UNATTRIBUTED},
         "customdata": [
             [format_bytes(size), percent(share)] for size, share in zip(sizes, shares, strict=True)
         ],
@@ -280,12 +279,11 @@ def _timeline_chart(found: Timeline, largest: int) -> Chart:
             "type": "scatter",
             "mode": "lines",
             "stackgroup": "bytes",
-            "name": category.replace("_", " "),
+            "meta": category.value,
+            "name": _name(category),
             "x": events,
             "y": [round(point.by_category.get(category, 0) / unit, 4) for point in found.points],
             "line": {"width": 0, "shape": "hv"},
-            "fillcolor": PALETTE[category],
-            "marker": {"color": PALETTE[category]},
             "hovertemplate": f"%{{y:.3f}} {unit_name}",
         }
         for category in present([point.by_category for point in found.points])

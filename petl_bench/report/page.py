@@ -10,7 +10,7 @@ from jinja2 import FunctionLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from petl_bench.palette import DARK, LIGHT
+from petl_bench.palette import CATEGORIES_DARK, CATEGORIES_LIGHT, DARK, LIGHT, UNATTRIBUTED
 from petl_bench.tables import pieces
 
 
@@ -25,7 +25,7 @@ def render(template: str, **values: Any) -> str:
     )
     templates.filters["breakable"] = _breakable
     return templates.get_template(template).render(
-        css=Markup(_asset("report.css") + _series()),  # noqa: S704 - our own, no one's input
+        css=Markup(_asset("report.css") + _palette()),  # noqa: S704 - our own, no one's input
         js=Markup(_asset("labels.js") + _asset("report.js")),  # noqa: S704 - our own files
         plotly=Markup(get_plotlyjs()),  # noqa: S704 - plotly's own file
         **values,
@@ -48,11 +48,18 @@ def _breakable(label: str) -> Markup:
     return Markup("<wbr>").join(pieces(label))  # join escapes
 
 
-def _series() -> str:
-    """The palette as variables of the style sheet, for either theme."""
+def _palette() -> str:
+    """The palette as variables of the style sheet, for either theme: --series0, --activation."""
     light, dark = (
-        "".join(f"--series{number}:{colour};" for number, colour in enumerate(colours))
-        for colours in (LIGHT, DARK)
+        "".join(
+            f"--{name}:{colour};"
+            for name, colour in (
+                *((f"series{number}", colour) for number, colour in enumerate(series)),
+                *categories.items(),
+                ("unattributed", UNATTRIBUTED),
+            )
+        )
+        for series, categories in ((LIGHT, CATEGORIES_LIGHT), (DARK, CATEGORIES_DARK))
     )
     return f":root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}"
 

@@ -6,46 +6,53 @@ const COARSE = matchMedia("(pointer: coarse)").matches; // fingers, not a mouse
 
 function theme() {
   const style = getComputedStyle(document.documentElement);
-  const series = [...Array(8).keys()].map((number) => `series${number}`);
-  const names = ["card", "ink", "faded", "line", "accent", "beaten", ...series];
-  return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  return (name) => style.getPropertyValue(`--${name}`).trim();
 }
 
-function themedTrace(trace, colours) {
-  if (trace.meta === "band") return { ...trace, line: { ...trace.line, color: colours.card } };
-  const roles = { frontier: "accent", best: "accent", beaten: "beaten", published: "faded" };
-  const colour = colours[roles[trace.meta] ?? trace.meta];
-  if (!colour) return trace;
+const ROLES = { frontier: "accent", best: "accent", published: "faded" }; // others are their own
+
+function themedTrace(trace, colour) {
+  if (!trace.meta) return trace;
+  if (trace.meta.band) return themedBand(trace, colour);
+  const own = colour(ROLES[trace.meta] ?? trace.meta);
   const themed = structuredClone(trace);
-  themed.marker = { ...trace.marker, color: colour };
-  themed.line = { ...trace.line, color: colour };
-  if (trace.error_y) themed.error_y = { ...trace.error_y, color: colour };
+  themed.marker = { ...trace.marker, color: own };
+  themed.line = { ...trace.line, color: own };
+  if (trace.stackgroup) themed.fillcolor = own;
+  if (trace.error_y) themed.error_y = { ...trace.error_y, color: own };
   const faded = trace.meta === "beaten" || trace.meta === "published";
-  themed.textfont = { color: colours[faded ? "faded" : "ink"], size: 12 };
+  themed.textfont = { color: colour(faded ? "faded" : "ink"), size: 12 };
   return themed;
 }
 
-function themedLayout(layout, colours, narrow) {
+// A tensor of its category's colour; neighbours differ in opacity, and a line is between them.
+function themedBand(trace, colour) {
+  const { band, opacity } = trace.meta;
+  const alpha = Math.round(255 * opacity).toString(16).padStart(2, "0");
+  return { ...trace, fillcolor: colour(band) + alpha, line: { ...trace.line, color: colour("card") } };
+}
+
+function themedLayout(layout, colour, narrow) {
   const themed = structuredClone(layout);
-  const axis = { gridcolor: colours.line, linecolor: colours.line, zerolinecolor: colours.line };
+  const axis = { gridcolor: colour("line"), linecolor: colour("line"), zerolinecolor: colour("line") };
   // On a touch screen a drag scrolls the page, so the chart must not take it for a zoom.
   const fixed = { fixedrange: COARSE };
-  const spike = { spikecolor: colours.faded, spikethickness: 1, spikedash: "solid" };
+  const spike = { spikecolor: colour("faded"), spikethickness: 1, spikedash: "solid" };
   for (const name of ["xaxis", "yaxis"]) {
     themed[name] = { ...axis, ...fixed, ...spike, ...themed[name] };
-    themed[name].title = { ...themed[name].title, font: { size: 12.5, color: colours.faded } };
+    themed[name].title = { ...themed[name].title, font: { size: 12.5, color: colour("faded") } };
   }
   for (const note of themed.annotations ?? []) {
     if (narrow) note.text = note.text.replace("  ", "<br>");
-    note.font = { size: narrow ? 11 : 12, color: note.yref === "paper" ? colours.faded : colours.ink };
+    note.font = { size: narrow ? 11 : 12, color: note.yref === "paper" ? colour("faded") : colour("ink") };
   }
   return {
     ...themed,
     dragmode: COARSE ? false : "zoom",
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
-    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colours.ink },
-    hoverlabel: { align: "left", bgcolor: colours.card, bordercolor: colours.line, font: { color: colours.ink } },
+    font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: colour("ink") },
+    hoverlabel: { align: "left", bgcolor: colour("card"), bordercolor: colour("line"), font: { color: colour("ink") } },
   };
 }
 
@@ -58,20 +65,30 @@ const CONFIG = {
 };
 
 async function draw(div, key) {
-  const colours = theme();
+  const colour = theme();
   const narrow = div.clientWidth < NARROW_PIXELS;
-  const data = charts[key].data.map((trace) => themedTrace(trace, colours));
-  const layout = { ...themedLayout(charts[key].layout, colours, narrow), width: div.clientWidth };
+  const data = charts[key].data.map((trace) => themedTrace(trace, colour));
+  const layout = { ...themedLayout(charts[key].layout, colour, narrow), width: div.clientWidth };
   await Plotly.newPlot(div, data, layout, CONFIG);
-  if (data.some(hasLabels)) await Plotly.relayout(div, { annotations: labelsOf(div, data, colours.faded) });
+  if (data.some(hasLabels)) await Plotly.relayout(div, { annotations: labelsOf(div, data, colour("faded")) });
   div.dataset.drawn = key;
 }
 
 function drawAll() {
-  return Promise.all([...document.querySelectorAll(".chart")].map((div) => {
+  return drawWithin(document);
+}
+
+// What is shown: a chart in closed details has no width, and is drawn when they open.
+function drawWithin(part) {
+  const shown = [...part.querySelectorAll(".chart")].filter((div) => div.clientWidth);
+  return Promise.all(shown.map((div) => {
     const select = document.querySelector(`select[data-draws="${div.id}"]`);
     return draw(div, select ? select.value : div.id);
   }));
+}
+
+for (const details of document.querySelectorAll("details")) {
+  details.addEventListener("toggle", () => drawWithin(details));
 }
 
 for (const select of document.querySelectorAll("select[data-draws]")) {

@@ -7,7 +7,7 @@ from itertools import groupby
 from petl_bench.explain import Band, Explanation, Moment, StepTimeline
 from petl_bench.record import Category
 from petl_bench.report.charts import Chart, phase_shapes
-from petl_bench.series import PALETTE, byte_axis
+from petl_bench.series import byte_axis
 from petl_bench.units import format_bytes
 
 _SHADES = (1.0, 0.82)  # of neighbouring bands, so that one is told from the next
@@ -79,22 +79,15 @@ def _trace(
         "type": "scatter",
         "mode": "lines",
         "stackgroup": "bytes",
-        "meta": "band",
+        "meta": {"band": category.value, "opacity": opacity},  # the page gives it its colour
         "name": category.replace("_", " "),
         "x": events,
         "y": [round(size / unit, 4) for size in sizes],
         "line": {"width": 0.5, "shape": "hv"},
-        "fillcolor": _faded(PALETTE[category], opacity),
-        "marker": {"color": PALETTE[category]},
         "hoveron": "fills",
         "hoverinfo": "text",
         "text": text,
     }
-
-
-def _faded(colour: str, opacity: float) -> str:
-    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{opacity})"
 
 
 def _hover(band: Band, found: StepTimeline) -> str:

@@ -7,6 +7,7 @@ from petl_bench.tables.rendering import markdown_text, to_latex, to_markdown
 from petl_bench.tables.summaries import (
     across_workloads,
     category_peaks,
+    one_by_one,
     percent,
     phase_peaks,
     side_by_side,
@@ -33,6 +34,7 @@ __all__ = [
     "groups",
     "latest_rows",
     "markdown_text",
+    "one_by_one",
     "peaks_by_label",
     "percent",
     "phase_peaks",

@@ -1,6 +1,6 @@
 """Groups of records as tables: what each method costs, by phase, by category, side by side."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from petl_bench.case import Mode
@@ -141,6 +141,51 @@ def side_by_side(records: Sequence[Record]) -> Table | None:
             for label in labels
         ),
     )
+
+
+def one_by_one(records: Sequence[Record]) -> Table:
+    """A row a group: what saves most and how much, and the peak allocated of every method."""
+    found = groups(records)
+    labels = dict.fromkeys(record.label for group in found for record in group.records)
+    numbers = "least peak", "saving", *labels
+    return Table(
+        title=f"{len(found)} runs",
+        caption="Peak allocated of each method; saving: of the least, against full fine-tuning.",
+        columns=(
+            Column(header="run", align="left"),
+            Column(header="least", align="left"),
+            *(Column(header=header, align="right") for header in numbers),
+        ),
+        rows=tuple(
+            (Cell(text=name), *_least(group), *_sizes(peaks_by_label(group), labels))
+            for group, name in zip(found, distinct_names(found), strict=True)
+        ),
+    )
+
+
+def _least(group: Group) -> tuple[Cell, Cell, Cell]:
+    """The method with the least peak, that peak, and what it saves."""
+    finished = [row for row in values(group) if row["peak_allocated_bytes"] is not None]
+    if not finished:
+        return Cell(text=ABSENT), Cell(text=ABSENT), Cell(text=ABSENT)
+    least = min(finished, key=_peak_of)
+    size, saving = _peak_of(least), least["saving_percent"]
+    return (
+        Cell(text=str(least["label"])),
+        Cell(text=format_bytes(size), number=size),
+        Cell(text=percent(saving), number=saving)
+        if isinstance(saving, float)
+        else Cell(text=ABSENT),
+    )
+
+
+def _peak_of(row: dict[str, Value]) -> int:
+    return int(row["peak_allocated_bytes"] or 0)
+
+
+def _sizes(by_label: Mapping[str, int | None], labels: Iterable[str]) -> Iterable[Cell]:
+    for size in map(by_label.get, labels):
+        yield Cell(text=ABSENT if size is None else format_bytes(size), number=size)
 
 
 def _beside_the_first(sizes: Sequence[int | None]) -> Iterable[Cell]:

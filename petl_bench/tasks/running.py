@@ -182,6 +182,13 @@ def cases(task: Task, weights: Weights, methods: str) -> list[PlannedCase]:
     ]
 
 
+def misfit(weights: Weights, case: Case) -> str | None:
+    """Why the case's method does not go with its backbone, or not with these weights of it."""
+    method = registry.get(case.method.name)
+    config = method_spec.validated_config(method, case.method.config)
+    return unsupported(case) or method.unsupported_weights(config, weights.folder)
+
+
 def run(
     bench: Bench,
     plan: Sequence[PlannedTrial],
@@ -193,6 +200,17 @@ def run(
 
     `card` is what memory is simulated for, beside what a CUDA device measures.
     """
+    with store.or_nothing():
+        yield from _run(bench, plan, store, card, progress)
+
+
+def _run(
+    bench: Bench,
+    plan: Sequence[PlannedTrial],
+    store: TrainingStore,
+    card: Card,
+    progress: Callable[[Under], None],
+) -> Iterator[TrainingRecord]:
     environment = measured_environment() if torch.cuda.is_available() else processor_environment()
     encoder = Encoder(bench.weights.folder, bench.task, bench.splits.features)
     if answers_in_text(bench.backbone):
@@ -215,7 +233,7 @@ def run(
         record = store.finished(expected)
         if record is None:
             case = _case(trial, examples, bench.splits)
-            answer = _skip(case)
+            answer = _skip(bench, case)
             if answer is None:
                 # FutureWarning: peft 0.21 asks transformers 5.23 by an old name.
                 with warnings.catch_warnings(action="ignore", category=FutureWarning):
@@ -245,8 +263,8 @@ def _scorers(bench: Bench, encoder: Encoder, max_length_tokens: int) -> dict[str
     }
 
 
-def _skip(case: Case) -> dict[str, Any] | None:
-    reason = unsupported(case)
+def _skip(bench: Bench, case: Case) -> dict[str, Any] | None:
+    reason = misfit(bench.weights, case)
     return {"status": Status.SKIPPED, "reason": reason} if reason else None
 
 

@@ -1,5 +1,6 @@
 """Training records in a JSON Lines file, so that a run that was killed goes on where it was."""
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,10 @@ class TrainingStore:
         """
         self._file.append(record.model_dump_json())
         self.records.append(record)
+
+    def or_nothing(self) -> AbstractContextManager[None]:
+        """Inside, a run: one that fails before its first record leaves nothing."""
+        return self._file.or_nothing()
 
     def finished(self, expected: Expected) -> TrainingRecord | None:
         """The latest record that is as good as training again; an error never is."""

@@ -99,7 +99,7 @@ def simulated_requests(case: Case, card: Card) -> dict[Phase, list[Allocation]]:
     """What a steady step of `case` asks for on `card`, in its order, by phase."""
     trainee = assemble(case, META)
     with Provenance(trainee) as provenance:
-        ledger, _ = run_ledger(case, trainee, card, ERAS[None], provenance)
+        ledger = run_ledger(case, trainee, card, ERAS[None], provenance)
     last = max(window.step for window in ledger.windows)
     found: dict[Phase, list[Allocation]] = {}
     for window in ledger.windows:

@@ -12,6 +12,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
+import petl_bench
 from petl_bench import backbones, cards, registry
 from petl_bench.case import Attention, DType, Optimizer
 from petl_bench.cli import main
@@ -417,7 +418,7 @@ def test_a_method_is_shown_with_its_fields_types_and_defaults(command, monkeypat
     for field, info in method.config.model_fields.items():
         default = info.default
         shown = ",".join(default) if isinstance(default, tuple) else str(default)
-        assert shown in rows[field]
+        assert {"None": "-", "True": "true", "False": "false"}.get(shown, shown) in rows[field]
         assert info.description in rows[field]
 
 
@@ -425,8 +426,21 @@ def test_the_fields_of_lora_are_shown_as_they_are_written(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     out = command("methods", "lora").out
     assert re.search(r"^ *r +int +32 +rank", out, re.MULTILINE)
-    assert re.search(r"^ *targets +tuple\[str, \.\.\.\] +q,v ", out, re.MULTILINE)
+    assert re.search(r"^ *targets +str,\.\.\. +q,v ", out, re.MULTILINE)
+    assert re.search(r"^ *biases +none \| all +none ", out, re.MULTILINE)
     assert "write: lora[r=...]" in out
+
+
+@pytest.mark.parametrize("scheme", registry.schemes())
+def test_what_a_library_has_is_listed_with_or_without_the_colon(command, scheme):
+    listed = command("methods", scheme)
+    assert listed.code == 0
+    assert registry.names(scheme)[0] in listed.out
+    assert command("methods", f"{scheme}:").out == listed.out
+
+
+def test_the_version_is_told(command):
+    assert command("--version").out == f"petl-bench {petl_bench.__version__}\n"
 
 
 def test_backbones_are_listed_with_their_dimensions(command, monkeypatch):

@@ -346,6 +346,18 @@ def test_a_slurm_that_does_not_answer_is_refused_at_once(tmp_path, slurm):
     (slurm / "squeue").write_text("#!/bin/bash\necho 'slurm_load_jobs error: no host' >&2; exit 1")
     with pytest.raises(UsageError, match=r"^executor: Slurm does not answer: slurm_load_jobs e"):
         executors.start("slurm", 1, Origin.SIMULATED, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_slurm_that_refuses_a_job_leaves_nothing_behind(tmp_path, tiny, slurm):
+    folder = tmp_path / "runs" / "refused"
+    (slurm / "sbatch").write_text("#!/bin/bash\necho 'sbatch: error: no such account' >&2; exit 1")
+    with (
+        pytest.raises(UsageError, match=r"^executor: sbatch: sbatch: error: no such account"),
+        executors.start("slurm", 2, Origin.SIMULATED, folder) as executor,
+    ):
+        simulated(["full", "bitfit"], tiny, folder, executor)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_slurm_jobs_are_cancelled_with_the_run(tmp_path, slurm):

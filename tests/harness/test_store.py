@@ -95,6 +95,27 @@ def test_a_store_of_one_half_line_is_an_empty_store(tmp_path):
     assert (tmp_path / FILE_NAME).read_bytes() == b""
 
 
+def test_a_run_that_fails_before_its_first_record_leaves_no_folder(tmp_path, made_up_record):
+    def fail(folder, before):
+        store = Store(folder)
+
+        def run():
+            for record in before:
+                store.append(record)
+            raise UsageError("no such device")
+
+        with pytest.raises(UsageError), store.or_nothing():
+            run()
+
+    fail(tmp_path / "made" / "for it", before=[])
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "there").mkdir()
+    fail(tmp_path / "there", before=[])
+    assert list((tmp_path / "there").iterdir()) == []
+    fail(tmp_path / "some", before=[made_up_record()])
+    assert len(Store(tmp_path / "some").records) == 1
+
+
 def test_blank_lines_are_no_records(filled):
     folder, records = filled
     path = folder / FILE_NAME

@@ -1,5 +1,7 @@
 """A reserved ladder: trained with its backbone, fine-tuned alone; and T5's objective."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -81,16 +83,30 @@ def test_a_ladder_starts_from_the_reserved_one(reserved):
     assert all(parameter.requires_grad for parameter in start.parameters())
 
 
+def unsupported(folder, **options):
+    return METHOD.unsupported_weights(LstConfig(initialise="reserved", **options), folder)
+
+
 def test_a_reserved_ladder_of_other_options_is_refused(reserved):
     _, folder = reserved
-    with pytest.raises(LadderError, match=r"ladder of keep=all, not keep=paper$"):
-        started(folder, reduction=2)
-    with pytest.raises(LadderError, match=r"ladder of temperature=0\.1, not temperature=0\.5$"):
-        started(folder, reduction=2, keep="all", temperature=0.5)
+    assert unsupported(folder, reduction=2, keep="all") is None
+    for options, said in (
+        ({"reduction": 2}, "ladder of keep=all, not keep=paper"),
+        (
+            {"reduction": 2, "keep": "all", "temperature": 0.5},
+            "ladder of temperature=0.1, not temperature=0.5",
+        ),
+    ):
+        assert unsupported(folder, **options).endswith(said)
+        with pytest.raises(LadderError, match=f"{re.escape(said)}$"):
+            started(folder, **options)
 
 
 def test_a_backbone_without_a_reserved_ladder_is_refused(t5, tmp_path):
     t5.save_pretrained(tmp_path)
+    reason = unsupported(tmp_path, reduction=2)
+    assert re.match(r"initialise=reserved: cannot read .*ladder/ladder_config\.json: ", reason)
+    assert METHOD.unsupported_weights(LstConfig(), tmp_path) is None
     with pytest.raises(LadderError, match=r"^cannot read .*ladder/ladder_config\.json"):
         started(tmp_path, reduction=2)
 

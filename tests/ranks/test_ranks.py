@@ -276,7 +276,7 @@ def test_gradients_in_buckets_take_no_memory_of_their_own():
 def test_a_layer_is_gathered_when_it_runs_and_when_its_gradient_does(spec, reshard, times):
     """Four layers. Beside a ladder nothing runs backward in the backbone, so none is needed."""
     case = case_of(spec, parallel="fsdp2", world_size=2, reshard_after_forward=reshard)
-    ledger, _ = run_ledger(case, assemble(case, META), CARD, ERAS[None])
+    ledger = run_ledger(case, assemble(case, META), CARD, ERAS[None])
     gathered = {}
     for window in ledger.windows:
         if window.step == case.workload.unsteady_steps:
@@ -294,7 +294,7 @@ def test_a_layer_is_gathered_when_it_runs_and_when_its_gradient_does(spec, resha
 
 def test_autocast_gathers_in_its_own_type():
     case = case_of("full", "llama", parallel="fsdp2", world_size=2, autocast="bf16")
-    ledger, _ = run_ledger(case, assemble(case, META), CARD, ERAS[None])
+    ledger = run_ledger(case, assemble(case, META), CARD, ERAS[None])
     total = sum(p.numel() for p in assemble(case, META).model.parameters())
     forward = next(w for w in ledger.windows if (w.step, w.phase) == (1, Phase.FORWARD))
     events = [e for e in ledger.events[forward.start : forward.stop] if e >= 0]
@@ -304,7 +304,7 @@ def test_autocast_gathers_in_its_own_type():
 def test_gathered_layers_and_reduced_gradients_have_streams_of_their_own():
     """So a block of one is no help to the other: FSDP2 reserves more than it allocates."""
     case = case_of("full", parallel="fsdp2", world_size=2)
-    ledger, _ = run_ledger(case, assemble(case, META), CARD, ERAS[None])
+    ledger = run_ledger(case, assemble(case, META), CARD, ERAS[None])
     gradients = {
         ledger.streams.get(index, 0)
         for index, category in enumerate(ledger.categories)
@@ -317,7 +317,7 @@ def test_gathered_layers_and_reduced_gradients_have_streams_of_their_own():
 
 def test_two_simulations_of_a_rank_give_the_same_stream():
     case = case_of("lora", parallel="fsdp2", world_size=2)
-    first, second = (run_ledger(case, assemble(case, META), CARD, ERAS[None])[0] for _ in range(2))
+    first, second = (run_ledger(case, assemble(case, META), CARD, ERAS[None]) for _ in range(2))
     assert Stream.of(first) == Stream.of(second)
 
 

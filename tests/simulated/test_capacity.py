@@ -3,15 +3,16 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from petl_bench import backbones, cards, method_spec
 from petl_bench.case import Case, Workload
 from petl_bench.eras import TORCH_1_10
 from petl_bench.profilers.simulated.accounting import Accountant
+from petl_bench.profilers.simulated.allocator import CachingAllocator, OutOfMemoryError
 from petl_bench.profilers.simulated.allocator_settings import DEFAULT_SETTINGS
-from petl_bench.profilers.simulated.capacity import refusal
+from petl_bench.profilers.simulated.capacity import attempt, refusal
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.ledger import LOADED, Ledger
 from petl_bench.profilers.simulated.profiler import simulate
@@ -136,6 +137,39 @@ def test_what_is_reserved_without_a_limit_is_enough_and_less_than_the_tensors_is
     reserved, alive = unlimited_reserved(ledger), most_alive(ledger)
     assert fits(ledger, reserved + abs(more) * MIB)
     assert not fits(ledger, alive - 1)
+
+
+def replayed(ledger, steps, capacity_bytes, settings):
+    """What is refused, and the highest of what is allocated and reserved, every step replayed."""
+    allocator = CachingAllocator(capacity_bytes, settings)
+    load, *warm_up, forward, backward = ledger.windows
+    allocated, reserved = [0], [0]
+    for number, window in enumerate((load, *warm_up, *(forward, backward) * steps)):
+        if number == 1 + len(warm_up):
+            allocated, reserved = [allocator.allocated_bytes], [allocator.reserved_bytes]
+        for event in ledger.events[window.start : window.stop]:
+            if event < 0:
+                allocator.free(~event)
+                continue
+            try:
+                allocator.malloc(event, ledger.sizes[event])
+            except OutOfMemoryError:
+                return event, max(allocated), max(reserved)
+            allocated.append(allocator.allocated_bytes)
+            reserved.append(allocator.reserved_bytes)
+    return None, max(allocated), max(reserved)
+
+
+@settings(deadline=None)
+@given(ledgers(), st.integers(1, 200).map(lambda size: size * MIB), st.booleans())
+def test_a_step_that_changes_nothing_stands_for_all_that_follow(ledger, capacity, collects):
+    chosen = DEFAULT_SETTINGS
+    if collects:
+        chosen = replace(chosen, per_process_memory_fraction=0.9, garbage_collection_threshold=0.5)
+    workload = WORKLOAD.model_copy(update={"measured_steps": 9})
+    trial = attempt(ledger, workload, capacity, chosen)
+    found = trial.refused, trial.peak_allocated_bytes, trial.peak_reserved_bytes
+    assert found == replayed(ledger, 9, capacity, chosen)
 
 
 @given(ledgers(), st.integers(1, 200).map(lambda size: size * MIB))

@@ -344,6 +344,10 @@ def assert_tells_everything(result, out):
             ["--methods", "lora[freeze_lower=2|3]", "--data", "nowhere"],
             "methods: none fits; lora[freeze_lower=2] on tiny: freeze_lower=2 leaves none of the ",
         ),
+        (
+            ["--methods", "lst[initialise=reserved]", "--data", "nowhere"],
+            "methods: none fits; lst[initialise=reserved] on tiny: initialise=reserved: cannot ",
+        ),
     ],
 )
 def test_a_bad_request_is_refused_in_one_line(  # noqa: PLR0917 - fixtures
@@ -366,6 +370,13 @@ def test_what_does_not_fit_is_told_beside_what_does(tiny_backbone, data_folder, 
     assert result.stderr.splitlines()[-1] == skipped
     records = TrainingStore(tmp_path / "out").records
     assert [record.status for record in records] == [Status.OK, Status.SKIPPED]
+
+
+def test_a_method_that_the_weights_do_not_serve_is_skipped(train):
+    (full, reserved) = train("full,lst[initialise=reserved]", max_steps=1)
+    assert full.status is Status.OK
+    assert reserved.status is Status.SKIPPED
+    assert "ladder_config.json: No such file" in reserved.reason
 
 
 def test_bad_data_is_refused_before_anything_is_written(

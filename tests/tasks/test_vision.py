@@ -21,6 +21,8 @@ from petl_bench.tasks.vision import features
 
 from .conftest import make_examples, save_tiny_t5, write_lines
 
+pytest.importorskip("sklearn", reason="pip install petl-bench[tasks]")
+
 VQA = find("easy-vqa")
 COLOURS = ["red", "green", "blue"]
 SIZE = 8  # features of a cell

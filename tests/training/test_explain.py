@@ -233,7 +233,7 @@ def test_a_method_of_a_module_that_is_never_called_is_the_modules_work(case_of):
     """LST's ladders climb in hooks of the backbone's layers; no ladder is called itself."""
     trainee = assemble(case_of("lst"), META)
     with Provenance(trainee) as provenance:
-        ledger, _ = run_ledger(case_of("lst"), trainee, CARD, ERAS[None], provenance)
+        ledger = run_ledger(case_of("lst"), trainee, CARD, ERAS[None], provenance)
     sites = [provenance.sites[site] for site in set(ledger.sites)]
     by_lst = [site for site in sites if "methods/lst/" in (site.source or "")]
     assert {re.sub(r"\.\d", "", site.module) for site in by_lst} == {

@@ -250,6 +250,7 @@ def test_what_does_not_fit_the_backbone_is_told_in_one_line(spec, told, make_tin
     assert "\n" not in str(refusal.value)
 
 
+NEEDS_SCIPY = pytest.mark.skipif(find_spec("scipy") is None, reason="peft's LoftQ needs scipy")
 INITIALISATIONS = ["gaussian", "eva", "olora", "pissa", "pissa_niter_4", "orthogonal", "lora_ga"]
 
 
@@ -266,8 +267,12 @@ def test_every_initialisation_of_lora_is_as_large(kind, make_tiny, attach):
     [
         ("peft:lora[init_lora_weights=corda]", "preprocess_corda"),
         ("peft:lora[init_lora_weights=bogus]", "'bogus'"),
-        ("peft:lora[init_lora_weights=loftq]", "loftq_config"),
-        ('peft:lora[init_lora_weights=loftq,loftq_config={"bits":4}]', "'bits'"),
+        pytest.param("peft:lora[init_lora_weights=loftq]", "loftq_config", marks=NEEDS_SCIPY),
+        pytest.param(
+            'peft:lora[init_lora_weights=loftq,loftq_config={"bits":4}]',
+            "'bits'",
+            marks=NEEDS_SCIPY,
+        ),
         ('peft:xlora[adapters={"0":"no/where"}]', "no/where"),
         ('peft:xlora[adapters={"0":"peft:lora[rank=4]"}]', "'rank'"),
     ],

@@ -245,6 +245,19 @@ class CachingAllocator:
             if block.is_split and block.segment is None
         )
 
+    def layout(self) -> tuple[object, ...]:
+        """Where everything lies: of two equal ones, the same requests make the same again."""
+        used = {key: block and (block.address, block.size) for key, block in self._blocks.items()}
+        pools = [
+            (
+                [(size, address, pool.age(block)) for size, address, block in pool.blocks],
+                [(address, block.size) for address, block in pool.unmapped],
+            )
+            for pair in self._pools.values()
+            for pool in pair
+        ]
+        return used, pools
+
     def malloc(self, key: int, size: int, stream: int = 0) -> int:
         """Bytes charged to `allocated` for a storage of `size` bytes, known as `key` from here.
 

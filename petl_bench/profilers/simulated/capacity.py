@@ -1,11 +1,13 @@
 """Whether a case fits: its ledger replayed through an allocator that can run full."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from petl_bench.case import Workload
 from petl_bench.profilers.simulated.allocator import CachingAllocator, OutOfMemoryError
 from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
-from petl_bench.profilers.simulated.windows import Recorded, split
+from petl_bench.profilers.simulated.ledger import Window
+from petl_bench.profilers.simulated.windows import Recorded, Replay, split
 from petl_bench.record import Refusal
 
 
@@ -15,7 +17,7 @@ class Trial:
 
     refusal: Refusal | None  # the first; None where the case fits
     refused: int | None  # index in the ledger of the storage that was refused
-    peak_allocated_bytes: int  # of the measured steps, up to the refusal
+    peak_allocated_bytes: int  # of the measured steps, or of what came before a refusal
     peak_reserved_bytes: int  # likewise
 
 
@@ -25,16 +27,33 @@ def attempt(
     """The case in `capacity_bytes`; None is a device that is never full.
 
     Fragments count, and so does what helps against them: where the device is full, cached
-    segments are released and the request is tried again. Loading, the warm-up and each measured
-    step are replayed, at about a microsecond an event.
+    segments are released and the request is tried again. Loading, the warm-up and the measured
+    steps are replayed, at about a microsecond an event; a step that leaves everything where the
+    one before it did is the last, since all others would do the same.
     """
     allocator = CachingAllocator(capacity_bytes, settings)
     replay = split(ledger, workload)
-    load, warm_up, steady, _ = replay
+    trial = _replayed(allocator, ledger, replay, (replay.load, *replay.warm_up))
+    if trial.refusal is not None:
+        return trial
     allocated = reserved = 0
-    for number, window in enumerate((load, *warm_up, *steady * workload.measured_steps)):
-        if number == 1 + len(warm_up):
-            allocated, reserved = allocator.allocated_bytes, allocator.reserved_bytes
+    before, after = None, allocator.layout()
+    for _ in range(workload.measured_steps):
+        trial = _replayed(allocator, ledger, replay, replay.steady)
+        allocated = max(allocated, trial.peak_allocated_bytes)
+        reserved = max(reserved, trial.peak_reserved_bytes)
+        before, after = after, allocator.layout()
+        if trial.refusal is not None or after == before:
+            break
+    return replace(trial, peak_allocated_bytes=allocated, peak_reserved_bytes=reserved)
+
+
+def _replayed(
+    allocator: CachingAllocator, ledger: Recorded, replay: Replay, windows: Iterable[Window]
+) -> Trial:
+    """What comes of `windows` alone, one after the other."""
+    allocated, reserved = allocator.allocated_bytes, allocator.reserved_bytes
+    for window in windows:
         for event in ledger.events[window.start : window.stop]:
             if event < 0:
                 allocator.free(~event)

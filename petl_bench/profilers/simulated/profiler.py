@@ -99,7 +99,8 @@ def simulate(case: Case, card: Card, era: Era = ERAS[None]) -> Measurement:
     itself exactly, further ones are replayed.
     """
     trainee = assemble(case, META)
-    ledger, roofline = run_ledger(case, trainee, card, era)
+    roofline = Roofline(Gpu(card))
+    ledger = run_ledger(case, trainee, card, era, roofline=roofline)
     load, steps, timeline = _account(ledger, case.workload)
     reserved_bytes = max(memory.peak_reserved_bytes for step in steps for memory in step.values())
     return Measurement(
@@ -118,9 +119,17 @@ def simulate(case: Case, card: Card, era: Era = ERAS[None]) -> Measurement:
 
 
 def run_ledger(
-    case: Case, trainee: Trainee, card: Card, era: Era, witness: Witness | None = None
-) -> tuple[Ledger, Roofline]:
-    """Load, the warm-up steps, and one more; FLOPs and times are of that last one alone.
+    case: Case,
+    trainee: Trainee,
+    card: Card,
+    era: Era,
+    witness: Witness | None = None,
+    *,
+    roofline: Roofline | None = None,
+) -> Ledger:
+    """Load, the warm-up steps, and one more; FLOPs are of that last one alone.
+
+    `witness` hears of everything, `roofline` of the operators of the last step.
 
     Raises:
         UsageError: the workload's ranks cannot train the model, or could not in that era.
@@ -128,7 +137,7 @@ def run_ledger(
     workload = case.workload
     if era.name is not None and workload.parallel is Parallel.FSDP2:
         raise UsageError(f"parallel: {era.name} had no fsdp2")
-    roofline, ledger = Roofline(Gpu(card)), new_ledger(card, era)
+    ledger = new_ledger(card, era)
     if witness is not None:
         witness.opens(ledger)
     with no_collection(), era.optimizer_defaults(), loaded(ledger, trainee, workload) as rank:
@@ -143,9 +152,10 @@ def run_ledger(
         with _recording(ledger, card, era):
             for profiler.step in range(workload.unsteady_steps + 1):
                 if profiler.step == workload.unsteady_steps:
-                    ledger.flops, ledger.on_operator = 0, roofline.add
+                    ledger.flops = 0
+                    ledger.on_operator = None if roofline is None else roofline.add
                 step.run(batch, profiler)
-    return ledger, roofline
+    return ledger
 
 
 @contextmanager

@@ -48,14 +48,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _spared_from_collection():
-    """What a file has imported and leaves behind: simulations collect garbage, each of them."""
-    yield
-    gc.collect()
-    gc.freeze()
-
-
 BACKBONE_PARAMETERS = 200_000_000
 STEP_PHASES = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP)
 

@@ -19,7 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from petl_bench import branches
-from petl_bench.backbones.ports import Dims, Ports, like_weight
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Ports, like_weight
 from petl_bench.method import Method, MethodConfig, freeze, needs_ports
 
 _AFTER = {

@@ -5,7 +5,8 @@ Source: Raffel et al. 2020, arXiv:1910.10683, section 3.5.3 ("fine-tuning all pa
 
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Ports
 from petl_bench.method import Method, MethodConfig
 
 

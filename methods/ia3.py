@@ -8,7 +8,8 @@ Source: Liu, Tam, Muqeeth, Mohta, Huang, Bansal & Raffel 2022, arXiv:2205.05638,
 
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Ports
 from petl_bench.method import Method, MethodConfig
 from petl_bench.peft_methods.attaching import get_peft_model
 

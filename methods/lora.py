@@ -12,7 +12,8 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports, add_biases
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Ports, add_biases
 from petl_bench.method import LayeredConfig, Method, leaves_a_layer
 from petl_bench.peft_methods.low_rank import LowRankConfig, fit, with_updates
 

@@ -8,7 +8,8 @@ Source: Zhang et al. 2023, arXiv:2308.03303, section 3.1.
 
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Ports
 from petl_bench.method import Method
 from petl_bench.peft_methods.low_rank import LowRankConfig, fit, with_updates
 

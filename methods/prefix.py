@@ -28,7 +28,8 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional as F
 
-from petl_bench.backbones.ports import Dims, Ports, SublayerKind
+from petl_bench.backbones.dims import Dims, SublayerKind
+from petl_bench.backbones.ports import Ports
 from petl_bench.method import Method, MethodConfig, checkpoint_layers, freeze, needs_ports
 
 

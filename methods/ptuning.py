@@ -19,7 +19,8 @@ from typing import Literal
 from pydantic import Field
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Ports
 from petl_bench.method import Method, MethodConfig
 from petl_bench.peft_methods.attaching import get_peft_model
 

@@ -26,7 +26,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Ports
 from petl_bench.errors import UsageError
 from petl_bench.method import Method, MethodConfig, checkpoint_layers, freeze, needs_ports
 

@@ -10,7 +10,8 @@ from torch import nn
 
 from petl_bench import registry
 from petl_bench.backbones import FAMILIES
-from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Ports
 from petl_bench.case import Autocast, Case, DType, Mode, Optimizer, Parallel
 from petl_bench.low_bit import packed_away, quantise
 from petl_bench.method import Method, MethodConfig, attach, trainable_parameters

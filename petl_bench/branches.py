@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports, SublayerKind
+from petl_bench.backbones.dims import Dims, SublayerKind
+from petl_bench.backbones.ports import Ports
 
 SELF_ATTENTION_AND_FEED_FORWARD = frozenset(
     {SublayerKind.SELF_ATTENTION, SublayerKind.FEED_FORWARD}

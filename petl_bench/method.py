@@ -9,7 +9,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Ports
 from petl_bench.case import Backbone
 
 

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pytest
 
 from petl_bench.case import Backbone, Case, MethodChoice, Workload
-from petl_bench.explain import Band, Explanation, LiveTensor, Moment, StepTimeline
+from petl_bench.explanation import Band, Explanation, LiveTensor, Moment, StepTimeline
 from petl_bench.record import Category, Phase
 from petl_bench.report.explanation import write_explanation
 from petl_bench.report.step_chart import step_chart

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from petl_bench.backbones.ports import Dims
+from petl_bench.backbones.dims import Dims
 from petl_bench.method import MethodConfig
 
 _VARIANTS: dict[str, dict[str, Any]] = {

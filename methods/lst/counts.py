@@ -1,6 +1,6 @@
 """How many parameters a ladder trains, in closed form, and where it does not fit."""
 
-from petl_bench.backbones.ports import Dims
+from petl_bench.backbones.dims import Dims
 from petl_bench.method import needs_ports
 
 from .config import LstConfig, kept_layers

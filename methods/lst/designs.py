@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Stack, ThinShape, run
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Stack, ThinShape, run
 
 from .blocks import BottleneckBlock, PlainBlock, Reader
 from .config import LstConfig

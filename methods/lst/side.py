@@ -15,7 +15,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from petl_bench.backbones.ports import Dims, Stack
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Stack
 
 from .config import LstConfig, kept_layers
 from .designs import DESIGNS

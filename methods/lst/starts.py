@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoint import LadderError, options_of, read_about
+from .checkpoint import CONFIG, LadderError, options_of, read_about
 from .config import LstConfig
 from .loading import check_same, tensors_for
 from .pruning import cut_from_backbone, fisher_information
@@ -26,6 +26,8 @@ def unsupported_weights(config: LstConfig, weights: Path) -> str | None:
     if config.initialise != "reserved":
         return None
     folder = weights / FOLDER
+    if not (folder / CONFIG).is_file():
+        return f"initialise=reserved: its folder has no {FOLDER}/{CONFIG}"
     try:
         check_same(folder, options_of(read_about(folder), folder), config)
     except LadderError as error:

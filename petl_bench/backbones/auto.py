@@ -23,9 +23,10 @@ from petl_bench.backbones.build import (
     language_batch,
     sequence_to_sequence_batch,
 )
+from petl_bench.backbones.dims import Dims, Loose
 from petl_bench.backbones.family import Family
 from petl_bench.backbones.layer import is_projection, sizes
-from petl_bench.backbones.ports import Dims, Loose, Ports
+from petl_bench.backbones.ports import Ports
 from petl_bench.backbones.roles import HOLDERS, ROLES
 from petl_bench.case import Backbone, ConfigValue, Workload
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from petl_bench.backbones import bart, shape
 from petl_bench.backbones.build import classification_batch, from_config
+from petl_bench.backbones.dims import Dims
 from petl_bench.backbones.family import Family
-from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.backbones.ports import Ports
 from petl_bench.case import Backbone, ConfigValue
 
 _FIELDS = bart.ENCODER_FIELDS | {"num_labels": 2}

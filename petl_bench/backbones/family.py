@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from petl_bench.backbones.ports import Dims, Ports
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Ports
 from petl_bench.case import Backbone, ConfigValue, Workload
 
 

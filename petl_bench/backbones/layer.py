@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from petl_bench.backbones.ports import Sublayer, SublayerKind
+from petl_bench.backbones.dims import SublayerKind
+from petl_bench.backbones.ports import Sublayer
 from petl_bench.backbones.roles import FUSED, ROLES
 
 _KEYS_AND_QUERIES = (

@@ -14,15 +14,9 @@ import torch
 from torch import nn
 
 from petl_bench.backbones import layer as layers_of
+from petl_bench.backbones.dims import Dims, StackDims, SublayerKind
 from petl_bench.backbones.layer import Layer
-from petl_bench.backbones.ports import (
-    Dims,
-    Ports,
-    Stack,
-    StackDims,
-    SublayerKind,
-    ThinShape,
-)
+from petl_bench.backbones.ports import Ports, Stack, ThinShape
 from petl_bench.backbones.thin_layers import (
     Found,
     ThinLayers,

@@ -17,18 +17,9 @@ from torch import nn
 
 from petl_bench.backbones import shape
 from petl_bench.backbones.build import from_config, language_batch
+from petl_bench.backbones.dims import Dims, StackDims, SublayerKind
 from petl_bench.backbones.family import Family
-from petl_bench.backbones.ports import (
-    Dims,
-    Mask,
-    Ports,
-    Stack,
-    StackDims,
-    Sublayer,
-    SublayerKind,
-    ThinShape,
-    ThinStack,
-)
+from petl_bench.backbones.ports import Mask, Ports, Stack, Sublayer, ThinShape, ThinStack
 from petl_bench.backbones.thin import reserved, thinned
 from petl_bench.case import Backbone, ConfigValue
 

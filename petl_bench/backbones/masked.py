@@ -15,8 +15,8 @@ from torch import nn
 
 from petl_bench.backbones import bert, roberta, shape
 from petl_bench.backbones.build import from_config, masked_language_batch
+from petl_bench.backbones.dims import Dims
 from petl_bench.backbones.family import Family
-from petl_bench.backbones.ports import Dims
 from petl_bench.case import Backbone, ConfigValue
 
 Normalise = Callable[[Mapping[str, Any]], dict[str, ConfigValue]]

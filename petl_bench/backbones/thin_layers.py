@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from petl_bench.backbones import layer as layers_of
-from petl_bench.backbones.ports import Dims, Mask, Sublayer, ThinShape, ThinStack
+from petl_bench.backbones.dims import Dims
+from petl_bench.backbones.ports import Mask, Sublayer, ThinShape, ThinStack
 from petl_bench.backbones.thin import reserved, thinned
 
 STATE = "hidden_states"

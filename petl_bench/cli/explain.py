@@ -16,7 +16,7 @@ from petl_bench.cli.misfits import check_one_workload
 from petl_bench.cli.output import command_line, stdout, writing
 
 if TYPE_CHECKING:
-    from petl_bench.explain import Difference, Explanation, Kind, StepTimeline
+    from petl_bench.explanation import Difference, Explanation, Kind, StepTimeline
     from petl_bench.suite import PlannedCase
     from petl_bench.tables import Cell, Table
 
@@ -61,13 +61,13 @@ def explain(
     card = cards.find(gpu or DEFAULT_CARD)
     cells = [_planned(spec, case.axes()) for spec in (method, against) if spec is not None]
 
-    from petl_bench import explain as explaining
+    from petl_bench.explain import explain_step
+    from petl_bench.explanation import Comparison, difference
     from petl_bench.profilers.simulated.era import ERAS
 
     with _quiet():
         explained = [
-            explaining.explain_step(cell.case, card, ERAS[emulate], label=cell.label)
-            for cell in cells
+            explain_step(cell.case, card, ERAS[emulate], label=cell.label) for cell in cells
         ]
     first, *others = [found for found, _ in explained]
     if page is not None:
@@ -75,15 +75,15 @@ def explain(
     if not others:
         _print_json(first) if as_json else _tell(first, by, top)
         return
-    difference = explaining.difference(first, others[0])
+    apart = difference(first, others[0])
     if as_json:
-        _print_json(explaining.Comparison(first=first, second=others[0], difference=difference))
+        _print_json(Comparison(first=first, second=others[0], difference=apart))
     else:
-        _tell_apart(first, others[0], difference, by, top)
+        _tell_apart(first, others[0], apart, by, top)
 
 
 def _write_page(explained: "Sequence[tuple[Explanation, StepTimeline]]", page: Path) -> None:
-    from petl_bench.explain import difference
+    from petl_bench.explanation import difference
     from petl_bench.report.explanation import write_explanation
 
     first, *others = [found for found, _ in explained]
@@ -184,7 +184,7 @@ def _view(found: "Explanation", by: View, top: int | None) -> "Table":
 
 def _kinds(found: "Explanation", top: int) -> "Table":
     """The largest tensors; those that differ in their layer alone share two lines."""
-    from petl_bench.explain import kind, totals
+    from petl_bench.explanation import kind, totals
     from petl_bench.tables import Cell
 
     sizes = list(totals(found.tensors, kind).items())
@@ -207,7 +207,7 @@ def _origin(what: "Kind") -> str:
 
 def _tree(found: "Explanation") -> "Table":
     """Modules below the ones that they are part of."""
-    from petl_bench.explain import module_tree
+    from petl_bench.explanation import module_tree
 
     smallest = round(SMALLEST_BRANCH * found.peak_allocated_bytes)
     rows = [
@@ -257,7 +257,7 @@ def _changes(difference: "Difference", top: int) -> "Table":
 
 
 def _sizes(found: "Explanation", by: View) -> dict[str, int]:
-    from petl_bench.explain import part, totals
+    from petl_bench.explanation import part, totals
 
     views: dict[View, Mapping[Any, int]] = {
         View.CATEGORY: found.by_category,

@@ -186,9 +186,7 @@ def _print(records: "list[TrainingRecord]") -> None:
 
 
 def _write(records: "list[TrainingRecord]", folder: Path) -> None:
-    import shlex
-
-    from petl_bench.errors import UsageError
+    from petl_bench.cli.output import command_line, writing
     from petl_bench.plots.score_figure import save_score_figures
     from petl_bench.report.scores import write_score_report
     from petl_bench.tables import to_csv, to_markdown
@@ -197,12 +195,9 @@ def _write(records: "list[TrainingRecord]", folder: Path) -> None:
     from petl_bench.tasks.tables import summary, to_frame
 
     markdown = "\n".join(to_markdown(summary(group)) for group in task_groups(records))
-    command = shlex.join(["petl-bench", *sys.argv[1:]])
-    try:
+    with writing("out", folder):
         (folder / "table.md").write_text(markdown, encoding="utf-8")
         (folder / "table.csv").write_text(to_csv(to_frame(records)), encoding="utf-8")
         save_score_figures(boards(records), folder / "figures")
-        write_score_report(records, folder / "report.html", command=command)
-    except OSError as error:
-        raise UsageError(f"out: cannot write {error.filename}: {error.strerror}") from None
+        write_score_report(records, folder / "report.html", command=command_line())
     print(f"report: {folder / 'report.html'}", file=sys.stderr)

@@ -10,7 +10,7 @@ from petl_bench.record import Category, Part
 from petl_bench.units import MIB
 
 if TYPE_CHECKING:  # its module imports torch
-    from petl_bench.explain import LiveTensor
+    from petl_bench.explanation import LiveTensor
 
 _LAYER = re.compile(r"\.(\d+)(?=\.|$)")
 _NO_LAYER = -1

@@ -17,7 +17,7 @@ from multiprocessing import active_children, get_context
 from petl_bench.cards import Card
 from petl_bench.case import Case, Frozen
 from petl_bench.errors import UsageError
-from petl_bench.explain import LiveTensor
+from petl_bench.explanation import LiveTensor
 from petl_bench.record import Environment, Phase
 from petl_bench.suite import PlannedCase
 from petl_bench.units import format_bytes

@@ -7,7 +7,8 @@ from petl_bench.assembly import assemble, unsupported
 from petl_bench.backbones import FAMILIES
 from petl_bench.case import Backbone, Case
 from petl_bench.environment import allocator_conf
-from petl_bench.explain import LiveTensor, live_tensor
+from petl_bench.explain import live_tensor
+from petl_bench.explanation import LiveTensor
 from petl_bench.fit import (
     FIELD,
     LARGEST,

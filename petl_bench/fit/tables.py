@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from petl_bench.explain import collapsed
+from petl_bench.explanation import collapsed
 from petl_bench.fit import Answer, Curve, Frontier, Overflow, Vary
 from petl_bench.record import Origin, Status
 from petl_bench.tables import ABSENT, Cell, Column, Group, Table

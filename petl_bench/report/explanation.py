@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from petl_bench.explain import Explanation, StepTimeline
+from petl_bench.explanation import Explanation, StepTimeline
 from petl_bench.record import Category
 from petl_bench.report.charts import legend
 from petl_bench.report.page import render, write_whole

@@ -4,7 +4,7 @@ import html
 from collections.abc import Iterator
 from itertools import groupby
 
-from petl_bench.explain import Band, Explanation, Moment, StepTimeline
+from petl_bench.explanation import Band, Explanation, Moment, StepTimeline
 from petl_bench.record import Category
 from petl_bench.report.charts import Chart, phase_shapes
 from petl_bench.series import byte_axis

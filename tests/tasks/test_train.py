@@ -346,7 +346,7 @@ def assert_tells_everything(result, out):
         ),
         (
             ["--methods", "lst[initialise=reserved]", "--data", "nowhere"],
-            "methods: none fits; lst[initialise=reserved] on tiny: initialise=reserved: cannot ",
+            "methods: none fits; lst[initialise=reserved] on tiny: initialise=reserved: its",
         ),
     ],
 )
@@ -376,7 +376,7 @@ def test_a_method_that_the_weights_do_not_serve_is_skipped(train):
     (full, reserved) = train("full,lst[initialise=reserved]", max_steps=1)
     assert full.status is Status.OK
     assert reserved.status is Status.SKIPPED
-    assert "ladder_config.json: No such file" in reserved.reason
+    assert reserved.reason == "initialise=reserved: its folder has no ladder/ladder_config.json"
 
 
 def test_bad_data_is_refused_before_anything_is_written(

@@ -13,13 +13,12 @@ from petl_bench import backbones, cards, cli, method_spec, registry
 from petl_bench.assembly import Trainee, assemble
 from petl_bench.case import Case, Workload
 from petl_bench.eras import TORCH_1_10
-from petl_bench.explain import (
+from petl_bench.explain import explain, explain_step
+from petl_bench.explanation import (
     Comparison,
     Explanation,
     collapsed,
     difference,
-    explain,
-    explain_step,
     kind,
     module_tree,
     totals,

@@ -18,8 +18,9 @@ from petl_bench.backbones import t5
 from petl_bench.backbones.build import TORCH_DTYPES, from_config
 from petl_bench.backbones.clip_t5.images import IMAGE_SIZE, VIT_PATCHES, clip_vit
 from petl_bench.backbones.clip_t5.thin import ThinClipT5Stack
+from petl_bench.backbones.dims import Dims
 from petl_bench.backbones.family import Family
-from petl_bench.backbones.ports import Dims, ExtraInput, Ports, Sight
+from petl_bench.backbones.ports import ExtraInput, Ports, Sight
 from petl_bench.backbones.shape import read
 from petl_bench.case import Backbone, ConfigValue, Workload
 

@@ -100,8 +100,9 @@ def command(monkeypatch, capsys, place):
 def slipped(place):
     """petl-bench with a slip in LoRA, as it would be installed."""
     home = place / "slipped"
-    shutil.copytree(ROOT / "petl_bench", home / "petl_bench")  # and what Python has compiled
-    shutil.copytree(ROOT / "methods", home / "petl_bench/methods")
+    skip = shutil.ignore_patterns("*.pyc.*")  # that another process is about to rename
+    shutil.copytree(ROOT / "petl_bench", home / "petl_bench", ignore=skip)
+    shutil.copytree(ROOT / "methods", home / "petl_bench/methods", ignore=skip)
     lora = home / "petl_bench/methods/lora.py"
     text = lora.read_text()
     changed = text.replace("    return lora\n\n\ndef trainable_parameters(", SLIP.lstrip("\n"))

@@ -21,3 +21,9 @@ def collection_paused() -> Iterator[None]:
                 gc.freeze()
                 gc.unfreeze()  # moves all of it, unseen, to what is looked through least often
             gc.enable()
+
+
+def collection_resumed() -> None:
+    """Something long begins: search again, but not in what was imported and read so far."""
+    gc.freeze()
+    gc.enable()

@@ -26,6 +26,7 @@ from petl_bench.cli import (
     verify,
 )
 from petl_bench.errors import UsageError
+from petl_bench.garbage import collection_paused
 
 app = typer.Typer(
     name="petl-bench",
@@ -68,7 +69,8 @@ def _options(
 def main() -> None:
     """Entry point of the petl-bench command."""
     try:
-        app()
+        with collection_paused():
+            app()
     except UsageError as error:
         _leave(f"error: {error}", 2)
     except OSError as error:  # a full disk, say: where an option is to blame, it is named

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from petl_bench.garbage import collection_resumed
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from concurrent.futures import Executor
@@ -32,6 +34,7 @@ def run_cells(cells: "list[Cell]", store: "Store", executor: "Executor") -> "lis
 
 def _followed(total: int, run: "Callable[[Progress], Iterable[Record]]") -> "list[Record]":
     records: list[Record] = []
+    collection_resumed()
     with bar() as shown:
         task = shown.add_task("", total=total)
 

@@ -11,6 +11,7 @@ from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
 from petl_bench.cli.misfits import check_fit, tell
 from petl_bench.cli.progress import bar, stopped
+from petl_bench.garbage import collection_resumed
 from petl_bench.tasks.task import TASKS
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def _run(
 
     steps = sum(planned.trial.recipe.steps for planned in plan)
     records: list[TrainingRecord] = []
+    collection_resumed()
     with bar() as shown:
         task = shown.add_task("", total=steps)
 

@@ -100,7 +100,7 @@ def command(monkeypatch, capsys, place):
 def slipped(place):
     """petl-bench with a slip in LoRA, as it would be installed."""
     home = place / "slipped"
-    skip = shutil.ignore_patterns("__pycache__")
+    skip = shutil.ignore_patterns("*.pyc.*")  # that another process is about to rename
     shutil.copytree(ROOT / "petl_bench", home / "petl_bench", ignore=skip)
     shutil.copytree(ROOT / "methods", home / "petl_bench/methods", ignore=skip)
     lora = home / "petl_bench/methods/lora.py"

@@ -1,5 +1,6 @@
 """What a person types, and what comes of it."""
 
+import gc
 import io
 import json
 import re
@@ -531,3 +532,24 @@ def test_the_version_is_the_one_that_is_installed():
     import petl_bench
 
     assert petl_bench.__version__ == version("petl-bench")
+
+
+def test_garbage_is_searched_for_when_cases_run_and_not_while_libraries_are_imported(
+    command, tiny, monkeypatch, tmp_path
+):
+    seen = []
+
+    def check_fit(asked):
+        del asked
+        seen.append(gc.isenabled())
+
+    def run(*_):
+        seen.append(gc.isenabled())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("petl_bench.cli.run.check_fit", check_fit)
+    monkeypatch.setattr("petl_bench.runner.Runner.run", run)
+    options = ["--profiler", "simulated", "--backbone", tiny, "--out", tmp_path]
+    assert command("run", "-m", "lora", *options).code == 130
+    assert seen == [False, True]
+    assert gc.isenabled()

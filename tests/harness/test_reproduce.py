@@ -105,6 +105,7 @@ def lines(path):
     return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
+@pytest.mark.slow
 def test_a_paper_is_run_in_its_era_and_todays_and_written_down_and_goes_on(
     paper, out, command, tmp_path
 ):
@@ -198,6 +199,7 @@ def still_running(workers):
     return [worker for worker in alive if worker.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.slow
 def test_a_reproduction_that_was_killed_goes_on_where_it_left_off(start, out):
     process = start()
     workers = workers_once_both_lanes_sleep(process, out)
@@ -217,6 +219,7 @@ def test_a_reproduction_that_was_killed_goes_on_where_it_left_off(start, out):
     assert (out / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_reproduction_that_is_interrupted_says_how_it_goes_on(start, out):
     process = start()
     workers = workers_once_both_lanes_sleep(process, out)

@@ -41,6 +41,7 @@ def wait_for_lines(path, count, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_leaves_no_worker_and_goes_on_where_it_left_off(start, records):
     process = start()
     wait_for_lines(records, 2, process)  # the baseline and lora; now it sleeps

@@ -73,6 +73,7 @@ def bad_day(fake_methods, tiny, tmp_path_factory, patch):
     return {record.label: record for record in records}, store, started, stored
 
 
+@pytest.mark.slow
 def test_every_case_has_a_record_in_the_order_of_the_plan(bad_day):
     records, store, _, _ = bad_day
     assert list(records) == BAD_DAY
@@ -82,6 +83,7 @@ def test_every_case_has_a_record_in_the_order_of_the_plan(bad_day):
     assert store.records == [records[name] for name in as_they_came]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "status", "reason"),
     [
@@ -101,6 +103,7 @@ def test_a_case_ends_with_its_status_and_its_reason_in_one_line(bad_day, method,
     assert (record.measurement is None) == (status is not Status.OK)
 
 
+@pytest.mark.slow
 def test_a_record_says_where_it_was_made_and_of_which_source(bad_day):
     records = bad_day[0]
     environment = simulated_environment(SIMULATED.card)
@@ -114,27 +117,32 @@ def test_a_record_says_where_it_was_made_and_of_which_source(bad_day):
     assert records["full"].method_source_sha256 not in fakes
 
 
+@pytest.mark.slow
 def test_a_method_that_prints_has_the_numbers_of_the_one_that_does_not(bad_day):
     records = bad_day[0]
     assert records["noisy"].measurement.steps == records["full"].measurement.steps
 
 
+@pytest.mark.slow
 def test_a_simulating_worker_serves_until_it_dies(bad_day):
     _, _, started, _ = bad_day
     # One until killed, one for sleeping, one until exiting, and one for each of the lost again.
     assert len(started) == 5
 
 
+@pytest.mark.slow
 def test_no_worker_outlives_its_run(bad_day):
     _, _, started, _ = bad_day
     assert [worker for worker in started if worker._process.poll() is None] == []
 
 
+@pytest.mark.slow
 def test_records_are_stored_one_by_one(bad_day):
     _, _, _, stored = bad_day
     assert stored == [(done, done) for done in range(len(BAD_DAY))]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_run_again_and_what_failed_is(bad_day, tiny, monkeypatch):
     records, store, _, _ = bad_day
     asked = []

@@ -129,6 +129,7 @@ def test_beside_a_half_precision_backbone_the_ladder_is_in_its_dtype(make_t5, ba
     assert {p.grad.dtype for p in model.ladders.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_a_compiled_model_computes_the_same(make_t5, batch, stirred):
     model = stirred(attach_lst(make_t5(num_layers=2).eval(), reduction=2, keep="1"))
     expected = model(**batch)
@@ -142,6 +143,7 @@ def test_a_compiled_model_computes_the_same(make_t5, batch, stirred):
         torch.testing.assert_close(parameter.grad, gradients[name], msg=name)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_ladder(tmp_path):
     """Each ends up with the mean of what either would have had alone."""
     script = Path(distributed_rank.__file__)

@@ -5,9 +5,12 @@ import torch
 
 from petl_bench import cards, method_spec
 from petl_bench.case import Case, Workload
-from petl_bench.profilers.simulated import ledger
 from petl_bench.profilers.simulated.profiler import simulate
-from petl_bench.profilers.simulated.remembering import remembering
+from petl_bench.profilers.simulated.remembering import (
+    _Remembering,
+    _Writing,
+    remembering,
+)
 
 aten = torch.ops.aten
 
@@ -72,9 +75,63 @@ def test_an_operator_that_has_been_seen_is_not_asked_again():
 
 
 @pytest.mark.parametrize(
-    "operator", [aten.add_.Tensor, aten.view.default, aten.split.Tensor, aten._foreach_add.Scalar]
+    ("operator", "target", "others"),
+    [
+        (aten.sigmoid_.default, on_meta(2, 3), ()),
+        (aten.add_.Tensor, on_meta(2, 3), (on_meta(3),)),
+        (aten.uniform_.default, on_meta(4, 5).t(), (0.0, 1.0)),
+        (aten.index_put_.default, on_meta(4), ([on_meta(2, dtype=torch.int64)], on_meta(2), True)),
+    ],
+    ids=str,
 )
-def test_what_writes_or_shares_or_returns_lists_is_asked_every_time(operator):
+def test_what_writes_returns_what_it_has_written_into(operator, target, others):
+    run, before = remembering(operator), form(target)
+    for _ in range(3):
+        assert run(target, *others) is target
+        assert form(target) == before
+
+
+def test_what_writes_and_has_been_seen_is_not_asked_again():
+    asked = []
+
+    class Counted:
+        _schema, tags = aten._foreach_add_.Scalar._schema, aten._foreach_add_.Scalar.tags
+
+        def __call__(self, tensors, value):
+            asked.append(len(tensors))
+            return aten._foreach_add_.Scalar(tensors, value)
+
+    run = remembering(Counted())
+    for count, value in ((2, 1.0), (2, 0.5), (3, 1.0), (2, 1.0), (2, 1)):
+        assert run([on_meta(4) for _ in range(count)], value) is None
+    assert asked == [2, 3, 2]
+
+
+@pytest.mark.parametrize("earlier", [[], [(on_meta(2, 3), on_meta(3))]], ids=["first", "later"])
+def test_what_cannot_be_written_is_refused_whatever_came_before(earlier):
+    run = remembering(aten.add_.Tensor)
+    for call in earlier:
+        run(*call)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            run(on_meta(2, 3), on_meta(4))
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        aten.view.default,
+        aten.split.Tensor,
+        aten._foreach_add.Scalar,  # returns a list
+        aten.transpose_.default,  # writes a shape
+        aten.resize_.default,
+        aten.set_.source_Tensor,
+        aten.add.out,
+        aten._batch_norm_with_update.default,  # writes, and returns something else
+    ],
+    ids=str,
+)
+def test_what_shares_or_changes_shapes_or_returns_lists_is_asked_every_time(operator):
     assert remembering(operator) is operator
 
 
@@ -94,7 +151,10 @@ def test_a_simulation_is_the_same_without_memory(make_tiny_t5, method, monkeypat
     )
     card = cards.find("a100-80gb")
     remembered = simulate(case, card)
-    monkeypatch.setattr(ledger, "remembering", lambda func: func)
+    for each in (_Remembering, _Writing):
+        monkeypatch.setattr(
+            each, "__call__", lambda self, *args, **kwargs: self._func(*args, **kwargs)
+        )
     assert simulate(case, card) == remembered
 
 
@@ -104,3 +164,11 @@ def test_what_is_remembered_does_not_grow_without_end(monkeypatch):
     for rows in (1, 2, 3, 4, 1, 2):
         assert remembered(on_meta(rows, 5), on_meta(5, 7)).shape == (rows, 7)
         assert len(remembered._forms) <= 3
+
+
+def test_nor_does_what_has_been_written(monkeypatch):
+    monkeypatch.setattr("petl_bench.profilers.simulated.remembering.MOST_LISTS", 3)
+    written = remembering.__wrapped__(aten._foreach_add_.Scalar)
+    for rows in (1, 2, 3, 4, 1, 2):
+        written([on_meta(rows)], 1.0)
+        assert len(written._fine) <= 3

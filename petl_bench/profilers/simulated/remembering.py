@@ -3,7 +3,8 @@
 Many operators have a meta kernel in Python that takes a hundred microseconds, and run with the
 same shapes layer after layer and step after step. The sizes, strides and dtypes of what a pure
 operator returns follow from those of its tensors and from its other arguments, so from the second
-time on its results are made from what was seen the first time.
+time on its results are made from what was seen the first time. One that writes into its tensors
+says nothing on meta but whether their shapes go together, and is asked once.
 """
 
 from collections.abc import Callable, Iterable
@@ -22,6 +23,9 @@ _TYPES_OF_VALUES = frozenset(
 MOST_FORMS = 1024
 """Of one operator. A step meets some tens; a worker that serves thousands of cases forgets."""
 
+MOST_LISTS = 64
+"""Likewise of one that writes into all of an optimizer's tensors at once."""
+
 
 @cache
 def remembering(func: Any) -> Callable[..., Any]:
@@ -31,7 +35,24 @@ def remembering(func: Any) -> Callable[..., Any]:
         each.alias_info is None and isinstance(each.type, torch.TensorType)
         for each in schema.returns
     )
-    return _Remembering(func) if schema.returns and pure else func
+    if schema.returns and pure:
+        return _Remembering(func)
+    return _Writing(func) if _writes_data_alone(func) else func
+
+
+def _writes_data_alone(func: Any) -> bool:
+    """Whether `func` is of those in place that return nothing, or the one that they write into."""
+    schema = func._schema
+    in_place = schema.is_mutable and schema.name.startswith("aten::") and schema.name.endswith("_")
+    if not in_place or torch.Tag.inplace_view in func.tags:  # as transpose_ and resize_ are
+        return False
+    if not schema.returns:
+        return True
+    written = [each for each in schema.arguments if each.is_write]
+    target, returned = schema.arguments[0].alias_info, [each.alias_info for each in schema.returns]
+    if written != schema.arguments[:1] or len(returned) != 1 or returned[0] is None:
+        return False
+    return bool(returned[0].before_set == target.before_set)
 
 
 class _Remembering:
@@ -60,8 +81,31 @@ class _Remembering:
         return made[0] if len(made) == 1 else tuple(made)
 
 
-def _form(values: Iterable[Any]) -> tuple[Any, ...]:
-    """What a result may depend on of arguments.
+class _Writing:
+    def __init__(self, func: Any) -> None:
+        self._func = func
+        self._returns = bool(func._schema.returns)
+        self._fine: set[Any] = set()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            # Numbers such as Adam's step size differ in every step, and change no form.
+            key = _form(args, floats=False), _form(kwargs.values(), floats=False), tuple(kwargs)
+        except TypeError:
+            return self._func(*args, **kwargs)
+        written = args[0] if self._returns else None
+        if key in self._fine:
+            return written
+        self._func(*args, **kwargs)
+        if _form(args, floats=False) == key[0]:  # else it has changed more than data
+            if len(self._fine) == (MOST_FORMS if self._returns else MOST_LISTS):
+                self._fine.clear()
+            self._fine.add(key)
+        return written
+
+
+def _form(values: Iterable[Any], *, floats: bool = True) -> tuple[Any, ...]:
+    """What a result may depend on of arguments; without `floats`, of those the type alone.
 
     Raises:
         TypeError: one of them is neither a plain tensor on meta nor a value that can be told.
@@ -72,9 +116,10 @@ def _form(values: Iterable[Any]) -> tuple[Any, ...]:
         if kind in _PLAIN_TENSORS and value.is_meta and value.layout is torch.strided:
             form.append((value.shape, value.stride(), value.dtype))
         elif kind in _TYPES_OF_VALUES:
-            form.append((kind, value))  # True is not 1, nor is 1.0
+            # True is not 1, nor is 1.0.
+            form.append((kind, value) if floats or kind is not float else kind)
         elif kind is list or kind is tuple:
-            form.append(_form(value))
+            form.append(_form(value, floats=floats))
         else:
             raise TypeError(kind)
     return tuple(form)

@@ -16,6 +16,7 @@ import torch
 
 from petl_bench.profilers.simulated.kernels import cub
 from petl_bench.profilers.simulated.kernels.recipe import FREE, Call, Free, Recipe, Step
+from petl_bench.profilers.simulated.remembering import remembering
 
 aten = torch.ops.aten
 
@@ -27,12 +28,13 @@ _LONG, _INT = 8, 4  # bytes
 
 def _on_meta(operator: Any, made: Callable[..., torch.Tensor]) -> Callable[..., Any]:
     """`operator`, or `made` in its place where an argument is a sparse tensor without data."""
+    dense = remembering(operator)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         for arg in args[:3]:
             if isinstance(arg, torch.Tensor) and arg.is_sparse and arg.is_meta:
                 return made(*args)
-        return operator(*args, **kwargs)
+        return dense(*args, **kwargs)
 
     return run
 

@@ -75,6 +75,7 @@ class Streams:
     ) -> None:
         """`run` simulates; `degree` is that of sizes along the axis, None where they have none."""
         self.simulated: dict[int, Stream] = {}
+        self._kinds: dict[int, int] = {}  # by place: the first one whose stream is like its own
         self._run = run
         self._workload = workload
         self._settings = settings
@@ -85,10 +86,13 @@ class Streams:
 
     def simulate(self, place: int) -> None:
         """Simulate `place`; what was computed from fewer simulations is forgotten."""
-        known = self.simulated.keys()
+        known = self.simulated
         self._trials = {key: made for key, made in self._trials.items() if key[0] in known}
         self._computed.clear()
-        self.simulated[place] = self._run(place)
+        stream = self._run(place)
+        kinds = (kind for kind in set(self._kinds.values()) if known[kind].alike(stream))
+        self._kinds[place] = next(kinds, place)
+        known[place] = stream
 
     def trial(self, place: int, capacity_bytes: int | None) -> Trial | None:
         """What comes of `place` in so many bytes, simulated or computed; None: not known."""
@@ -141,7 +145,7 @@ class Streams:
         if self._degree is None or not self.simulated:
             return None
         nearest = sorted(self.simulated, key=lambda known: (abs(known - place), known))
-        kinds = [self._alike(self.simulated[known], nearest) for known in nearest]
+        kinds = [self._alike(known, nearest) for known in nearest]
         enough = [kind for kind in kinds if len(kind) > self._degree]
         nodes = sorted((enough or [max(kinds, key=len)])[0][: self._degree + 1])
         streams = [self.simulated[node] for node in nodes]
@@ -157,7 +161,7 @@ class Streams:
 
     def _is_lawful(self, place: int) -> bool:
         """Whether the simulations of the kind of `place` lie on one polynomial, without doubt."""
-        nodes = tuple(sorted(self._alike(self.simulated[place], list(self.simulated))))
+        nodes = tuple(sorted(self._alike(place, list(self.simulated))))
         if self._degree is None or len(nodes) < self._degree + 2:
             return False
         if not any(near - node == 1 for node, near in pairwise(nodes)):
@@ -171,9 +175,9 @@ class Streams:
             )
         return self._lawful[nodes]
 
-    def _alike(self, stream: Stream, places: Sequence[int]) -> list[int]:
-        """Those of the simulated `places` whose streams differ from `stream` in sizes alone."""
-        return [place for place in places if self.simulated[place].alike(stream)]
+    def _alike(self, place: int, places: Sequence[int]) -> list[int]:
+        """Those of the simulated `places` whose streams differ from that of `place` in sizes."""
+        return [each for each in places if self._kinds[each] == self._kinds[place]]
 
 
 def _interpolated(nodes: Sequence[int], values: Sequence[Sequence[int]], place: int) -> list[int]:
@@ -187,7 +191,9 @@ def _interpolated(nodes: Sequence[int], values: Sequence[Sequence[int]], place: 
     for weight in weights:
         common *= weight.denominator
     whole = [int(weight * common) for weight in weights]
-    return [
-        max(0, -(-sum(w * v for w, v in zip(whole, column, strict=True)) // common))
-        for column in zip(*values, strict=True)
-    ]
+    columns = list(zip(*values, strict=True))
+    found = {  # layers repeat, so most columns come many times
+        column: max(0, -(-sum(w * v for w, v in zip(whole, column, strict=True)) // common))
+        for column in set(columns)
+    }
+    return [found[column] for column in columns]

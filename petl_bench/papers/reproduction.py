@@ -196,33 +196,38 @@ class Reproduction:
         return "; ".join(dict.fromkeys(filter(None, reasons))) or None
 
     def verdicts(self) -> list[Verdict]:
-        """The paper's claims, each with the numbers that there are."""
+        """The paper's claims on the rows asked for, each with the numbers that there are."""
         return [
             Verdict(
                 claim=claim,
-                ours={p: n for p in self.places if (n := self._uphold(claim, p)) is not None},
+                ours={
+                    place: number
+                    for place in self.places
+                    if (number := self._uphold(claim, cells, place)) is not None
+                },
             )
             for claim in self.paper.claims
+            if None not in (cells := self._cells_of(claim))
         ]
+
+    def _cells_of(self, claim: Claim) -> list[Cell | None]:
+        """What a claim relates; None for a row that was not asked for."""
+        names = filter(None, (claim.row, claim.baseline, claim.other))
+        return [self._cells.get((claim.table, name, claim.column)) for name in names]
 
     def _seen(self, cell: Cell, place: Place) -> Measurement | None:
         record = self.record(cell, place)
         return None if record is None else record.measurement
 
-    def _uphold(self, claim: Claim, place: Place) -> float | None:
+    def _uphold(self, claim: Claim, cells: Iterable[Cell | None], place: Place) -> float | None:
         """The claim's number, recomputed from ours alone; None where a row has none."""
-        names = [name for name in (claim.row, claim.baseline, claim.other) if name]
-        asked = [self._cells.get((claim.table, name, claim.column)) for name in names]
         read = {
             Relation.SPEED_RATIO: self._rate,
             Relation.TRAINABLE_PARAMETERS: self._trainable,
         }.get(claim.relation, self.value)
-        numbers = [
-            number
-            for cell in asked
-            if cell is not None and (number := read(cell, place)) is not None
-        ]
-        return _related(claim.relation, numbers) if len(numbers) == len(names) else None
+        numbers = [None if cell is None else read(cell, place) for cell in cells]
+        known = [number for number in numbers if number is not None]
+        return _related(claim.relation, known) if len(known) == len(numbers) else None
 
     def _trainable(self, cell: Cell, place: Place) -> float | None:
         seen = self._seen(cell, place)

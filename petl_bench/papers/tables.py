@@ -43,8 +43,9 @@ def headline(found: Reproduction) -> str:
 
 
 def claims(found: Reproduction) -> Table | None:
-    """The paper's claims beside the same numbers from ours; None if it makes none."""
-    if not found.paper.claims:
+    """The paper's claims beside the same numbers from ours; None if it makes none of these rows."""
+    verdicts = found.verdicts()
+    if not verdicts:
         return None
     ours = headers(found)
     columns = [
@@ -55,7 +56,7 @@ def claims(found: Reproduction) -> Table | None:
         Column(header="verdict", align="left"),
     ]
     rows = []
-    for verdict in found.verdicts():
+    for verdict in verdicts:
         claim = verdict.claim
         values = [
             _text(_of_claim(verdict, verdict.ours[place]), verdict.ours[place])

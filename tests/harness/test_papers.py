@@ -293,6 +293,14 @@ def test_values_differences_and_verdicts_by_hand(reproduced):
     )
 
 
+def test_a_claim_on_rows_that_were_not_asked_for_is_passed_over(reproduced):
+    found = reproduced({("full", Place.TODAY): 8})
+    (full, *_) = found.cells
+    assert claims(found) is not None
+    alone = Reproduction(found.paper, [full], found.records)
+    assert (alone.verdicts(), claims(alone)) == ([], None)
+
+
 def test_more_than_was_claimed_is_no_failure_of_a_claim_of_at_least_so_much(reproduced):
     found = reproduced(
         {("full", Place.TODAY): 10, ("lora", Place.TODAY): 6},

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from petl_bench.case import Workload
+from petl_bench.cli.output import print_costs
 from petl_bench.record import Category, Fit, Origin, Phase, Status
 from petl_bench.store import latest
 from petl_bench.tables import (
@@ -430,3 +431,13 @@ def test_many_groups_have_a_row_each_and_one_that_did_not_finish_has_dashes(made
         ["lora", "5.00 GiB", "-", "-", "-", "5.00 GiB"],
         ["-", "-", "-", "-", "-", "-"],
     ]
+
+
+def test_several_groups_end_with_an_overview_in_the_terminal(made_up_record, capsys):
+    alone = [made_up_record("full"), made_up_record("lst", peak_bytes=4 * GIB)]
+    print_costs(alone)
+    assert "runs" not in capsys.readouterr().out
+    print_costs([*alone, made_up_record("full", backbone="bert-base")])
+    (before, after) = capsys.readouterr().out.split("2 runs\n")
+    assert before.count("trainable") == 2
+    assert [line.split()[0] for line in after.splitlines()[2:4]] == ["t5-base", "bert-base"]

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 from petl_bench.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
+    from petl_bench.record import Record
     from petl_bench.tables import Table
 
 WIDTH_OF_A_PIPE = 200
@@ -31,6 +34,15 @@ def print_tables(tables: "Iterable[Table]") -> None:
     console = stdout()
     for table in tables:
         console.print(to_rich(table))
+
+
+def print_costs(records: "Sequence[Record]", *, phases: bool = False) -> None:
+    """Print what cases cost, group by group; of several groups, an overview last."""
+    from petl_bench.tables import groups, one_by_one, summary
+
+    print_tables(summary(records, phases=phases))
+    if len(groups(records)) > 1:
+        print_tables([one_by_one(records)])
 
 
 def command_line() -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from petl_bench.cli.output import command_line, print_tables, writing
+from petl_bench.cli.output import command_line, print_costs, print_tables, writing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,12 +40,13 @@ def show(
     if csv:
         sys.stdout.write(to_csv(_frame(runs)))
         return
-    tables = _tables(runs, phases=phases)
     if markdown or latex:
         render = to_latex if latex else to_markdown
-        sys.stdout.write("\n\n".join(map(render, tables)) + "\n")
+        sys.stdout.write("\n\n".join(map(render, _tables(runs, phases=phases))) + "\n")
+    elif _training(runs):
+        print_tables(_tables(runs, phases=phases))
     else:
-        print_tables(tables)
+        print_costs(_read(runs), phases=phases)
 
 
 def report(

@@ -9,7 +9,7 @@ import typer
 from petl_bench.cards import DEFAULT_CARD
 from petl_bench.cli import options
 from petl_bench.cli.misfits import check_fit, tell_skipped
-from petl_bench.cli.output import command_line, print_tables, writing
+from petl_bench.cli.output import command_line, print_costs, print_tables, writing
 from petl_bench.cli.progress import run_plan
 
 if TYPE_CHECKING:
@@ -85,9 +85,7 @@ def run(
         for record in records:
             sys.stdout.write(record.model_dump_json() + "\n")
     else:
-        from petl_bench.tables import summary
-
-        print_tables(summary(records, phases=phases))
+        print_costs(records, phases=phases)
     _write_outputs(records, folder)
     if grid.takes_the_largest:
         _tell_the_largest(records, folder, printed=not as_json)

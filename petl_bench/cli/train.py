@@ -139,7 +139,7 @@ def _run(
     steps = sum(planned.trial.recipe.steps for planned in plan)
     records: list[TrainingRecord] = []
     collection_resumed()
-    with bar() as shown:
+    with store.or_nothing(), bar() as shown:
         task = shown.add_task("", total=steps)
 
         def progress(under: "Under") -> None:

@@ -106,7 +106,7 @@ class Probe:
         return memory_bytes - self._question.card.context_bytes
 
     def _simulate(self, place: int) -> Stream:
-        """The stream at `place`. The first of a kind also tells where its storages come from."""
+        """The stream at `place`; of the first of a kind is kept where its storages come from."""
         case = self._at(place)
         trainee = assemble(case, META)
         with Provenance(trainee) as provenance:

@@ -207,25 +207,26 @@ class Reproduction:
                 },
             )
             for claim in self.paper.claims
-            if None not in (cells := self._cells_of(claim))
+            if (cells := self._cells_of(claim)) is not None
         ]
 
-    def _cells_of(self, claim: Claim) -> list[Cell | None]:
-        """What a claim relates; None for a row that was not asked for."""
+    def _cells_of(self, claim: Claim) -> list[Cell] | None:
+        """What a claim relates; None where not all of its rows were asked for."""
         names = filter(None, (claim.row, claim.baseline, claim.other))
-        return [self._cells.get((claim.table, name, claim.column)) for name in names]
+        keys = [(claim.table, name, claim.column) for name in names]
+        return [self._cells[key] for key in keys] if self._cells.keys() >= set(keys) else None
 
     def _seen(self, cell: Cell, place: Place) -> Measurement | None:
         record = self.record(cell, place)
         return None if record is None else record.measurement
 
-    def _uphold(self, claim: Claim, cells: Iterable[Cell | None], place: Place) -> float | None:
+    def _uphold(self, claim: Claim, cells: Iterable[Cell], place: Place) -> float | None:
         """The claim's number, recomputed from ours alone; None where a row has none."""
         read = {
             Relation.SPEED_RATIO: self._rate,
             Relation.TRAINABLE_PARAMETERS: self._trainable,
         }.get(claim.relation, self.value)
-        numbers = [None if cell is None else read(cell, place) for cell in cells]
+        numbers = [read(cell, place) for cell in cells]
         known = [number for number in numbers if number is not None]
         return _related(claim.relation, known) if len(known) == len(numbers) else None
 

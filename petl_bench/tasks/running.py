@@ -200,17 +200,6 @@ def run(
 
     `card` is what memory is simulated for, beside what a CUDA device measures.
     """
-    with store.or_nothing():
-        yield from _run(bench, plan, store, card, progress)
-
-
-def _run(
-    bench: Bench,
-    plan: Sequence[PlannedTrial],
-    store: TrainingStore,
-    card: Card,
-    progress: Callable[[Under], None],
-) -> Iterator[TrainingRecord]:
     environment = measured_environment() if torch.cuda.is_available() else processor_environment()
     encoder = Encoder(bench.weights.folder, bench.task, bench.splits.features)
     if answers_in_text(bench.backbone):

@@ -37,13 +37,13 @@ def attempt(
     if trial.refusal is not None:
         return trial
     allocated = reserved = 0
-    before, after = None, allocator.layout()
+    layout = allocator.layout()
     for _ in range(workload.measured_steps):
         trial = _replayed(allocator, ledger, replay, replay.steady)
         allocated = max(allocated, trial.peak_allocated_bytes)
         reserved = max(reserved, trial.peak_reserved_bytes)
-        before, after = after, allocator.layout()
-        if trial.refusal is not None or after == before:
+        before, layout = layout, allocator.layout()
+        if trial.refusal is not None or layout == before:
             break
     return replace(trial, peak_allocated_bytes=allocated, peak_reserved_bytes=reserved)
 

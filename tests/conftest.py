@@ -1,6 +1,7 @@
 """Made-up records: plain values, with round numbers that a reader can check by eye."""
 
 import gc
+import itertools
 import os
 import shutil
 import sys
@@ -26,6 +27,10 @@ from petl_bench.record import (
 from petl_bench.units import GIB
 from petl_bench.worker import warm_up
 
+from .warm import warm, warm_processes
+
+__all__ = ["warm", "warm_processes"]
+
 # Models are tiny and tests run side by side: threads of one operator would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -40,6 +45,17 @@ def pytest_collection_finish():
         warm_up()
     gc.freeze()
     gc.enable()
+
+
+def pytest_runtest_logfinish(nodeid):
+    """Now and then, likewise what tests have imported and keep: simulations collect, each first."""
+    del nodeid
+    if next(_finished) % 20 == 0:
+        gc.collect()
+        gc.freeze()
+
+
+_finished = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items):

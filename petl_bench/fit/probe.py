@@ -23,7 +23,7 @@ from petl_bench.fit import (
 from petl_bench.fit.search import border
 from petl_bench.fit.streams import Stream, Streams
 from petl_bench.method_spec import fitted, parse_specs
-from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.allocator import AllocatorSettings
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.profiler import META, run_ledger

@@ -18,7 +18,7 @@ from itertools import pairwise
 from math import ceil
 
 from petl_bench.case import Workload
-from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.allocator import AllocatorSettings
 from petl_bench.profilers.simulated.capacity import Trial, attempt
 from petl_bench.profilers.simulated.ledger import Window
 from petl_bench.profilers.simulated.windows import Recorded

@@ -1,6 +1,7 @@
 """One method's answers: the axis made of cases, cases simulated, streams searched."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from petl_bench import backbones
 from petl_bench.assembly import assemble, unsupported
@@ -25,7 +26,6 @@ from petl_bench.fit.streams import Stream, Streams
 from petl_bench.method_spec import fitted, parse_specs
 from petl_bench.profilers.simulated.allocator import AllocatorSettings
 from petl_bench.profilers.simulated.era import ERAS
-from petl_bench.profilers.simulated.ledger import Ledger
 from petl_bench.profilers.simulated.profiler import META, run_ledger
 from petl_bench.profilers.simulated.provenance import Provenance
 
@@ -68,7 +68,6 @@ class Probe:
         else:
             self._backbones = axis_of_backbones(self._case.backbone)
             self._last = len(self._backbones)
-        self._named: list[tuple[Stream, Ledger, Provenance]] = []
         self._settings = AllocatorSettings.parse(allocator_conf())
         self._streams = Streams(
             self._simulate,
@@ -106,15 +105,12 @@ class Probe:
         return memory_bytes - self._question.card.context_bytes
 
     def _simulate(self, place: int) -> Stream:
-        """The stream at `place`; of the first of a kind is kept where its storages come from."""
+        """The stream at `place`, which knows where its storages come from."""
         case = self._at(place)
         trainee = assemble(case, META)
         with Provenance(trainee) as provenance:
             ledger = run_ledger(case, trainee, self._question.card, ERAS[None], provenance)
-        stream = Stream.of(ledger)
-        if not any(known.alike(stream) for known, _, _ in self._named):
-            self._named.append((stream, ledger, provenance))
-        return stream
+        return Stream.of(ledger, partial(live_tensor, ledger=ledger, provenance=provenance))
 
     def _at(self, place: int) -> Case:
         if self._vary is Vary.BACKBONE:
@@ -170,10 +166,8 @@ class Probe:
     def _tensor(self, place: int, index: int) -> LiveTensor:
         """The storage that was refused, named by a simulation that differs in sizes alone."""
         stream = self._streams.certain_stream(place)
-        ledger, provenance = next(
-            (ledger, provenance) for known, ledger, provenance in self._named if known.alike(stream)
-        )
-        return live_tensor(index, stream.sizes[index], ledger, provenance)
+        assert stream.describe is not None
+        return stream.describe(index, stream.sizes[index])
 
     def _point(self, place: int) -> CurvePoint:
         made = self._streams.trial(place, None)

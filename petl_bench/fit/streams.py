@@ -39,10 +39,13 @@ class Stream:
     operators: tuple[str, ...]
     windows: tuple[Window, ...]
     streams: Mapping[int, int] = field(default_factory=dict)
-    describe: Callable[[int, int], LiveTensor] | None = None  # a storage's index, bytes: what it is
+    describe: Callable[[int, int], LiveTensor] | None = field(default=None, compare=False)
+    """What a storage is, by its index and bytes."""
 
     @classmethod
-    def of(cls, ledger: Recorded, describe: Callable[[int, int], LiveTensor]) -> "Stream":
+    def of(
+        cls, ledger: Recorded, describe: Callable[[int, int], LiveTensor] | None = None
+    ) -> "Stream":
         """The stream in `ledger` up to the end of its last window.
 
         What a ledger hears afterwards are the frees of a model that is let go.

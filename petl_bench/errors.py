@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+NEAREST = 3  # names proposed for one that is not known
+
 
 class UsageError(ValueError):
     """A request that cannot be carried out as written.
@@ -12,15 +14,29 @@ class UsageError(ValueError):
     """
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """What to say of an unknown `name`: the names nearest to it, or all there are.
+def hint(name: str, known: Iterable[str], *, listed_by: str | None = None) -> str:
+    """What to say of an unknown `name`: the names nearest to it, or else what there is.
+
+    Args:
+        name: what was asked for.
+        known: what could have been.
+        listed_by: the command that shows all of `known`, where they are too many for a line.
 
     >>> hint("loar", ("lora", "lst"))
     'did you mean lora?'
+    >>> hint("a100", ("a10", "a100-40gb", "a100-80gb"))
+    'did you mean a100-40gb or a100-80gb or a10?'
+    >>> hint("zzz", ("t5-small", "t5-base"), listed_by="petl-bench backbones")
+    'petl-bench backbones lists the 2 there are'
     """
     known = tuple(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
+    longer = [one for one in known if name and one.startswith(name)]
+    near = dict.fromkeys([*longer, *difflib.get_close_matches(name, known, n=NEAREST)])
+    if near:
+        return f"did you mean {' or '.join([*near][:NEAREST])}?"
+    if listed_by:
+        return f"{listed_by} lists the {len(known)} there are"
+    return f"there are: {', '.join(known)}"
 
 
 class OutOfMemoryError(RuntimeError):

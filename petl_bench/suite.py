@@ -14,7 +14,6 @@ A suite file is TOML. Every value may be a list, which makes the grid:
 `name` in [workload] is one that petl_bench/workloads.py has; other fields there override it.
 """
 
-import difflib
 import itertools
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +34,7 @@ from petl_bench.case import (
     Quantization,
     Workload,
 )
-from petl_bench.errors import UsageError
+from petl_bench.errors import UsageError, hint
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -167,9 +166,7 @@ def _axes(document: Mapping[str, Any], table: str, fields: Sequence[str]) -> dic
 def _check_keys(table: str, given: Iterable[str], known: Sequence[str]) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it has: {', '.join(known)}"
-            raise UsageError(f"{table} has no field {key!r}; {hint}")
+            raise UsageError(f"{table} has no field {key!r}; {hint(key, known)}")
 
 
 def _product(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:

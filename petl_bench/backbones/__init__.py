@@ -85,7 +85,8 @@ def find(
             )
     path = _config_file(name)
     if path is None:
-        raise UsageError(f"backbone: no backbone or folder {name!r}; {hint(name, names())}")
+        nearest = hint(name, names(), listed_by="petl-bench backbones")
+        raise UsageError(f"backbone: no backbone or folder {name!r}; {nearest}")
     given = Path(name).resolve()
     found = _from_file(path, given.stem if given.is_file() else given.name, dtype, attention)
     return found.model_copy(update={"quantize": quantize})

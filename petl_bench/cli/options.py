@@ -19,7 +19,6 @@ def option(text: str, default: str) -> Any:
     return typer.Option(help=text, show_default=default)
 
 
-BatchSize = Annotated[int | None, option("Examples a step.", "100")]
 Gpu = Annotated[str | None, option(f"The card to simulate: {', '.join(CARDS)}.", DEFAULT_CARD)]
 Emulate = Annotated[
     str | None,
@@ -49,7 +48,7 @@ class CaseOptions:
         str | None,
         option(f"A paper's: {', '.join(NAMED)}; other options override its fields.", "none"),
     ] = None
-    batch_size: BatchSize = None
+    batch_size: Annotated[int | None, option("Examples a step.", "100")] = None
     source_length: Annotated[int | None, option("Source tokens an example.", "128")] = None
     target_length: Annotated[int | None, option("Target tokens an example.", "3")] = None
     dtype: Annotated[str | None, option("Weights: fp32, bf16 or fp16.", "fp32")] = None

@@ -42,7 +42,7 @@ def train(  # noqa: PLR0917 - one parameter an option
     ] = None,
     seeds: Annotated[str, typer.Option(help="One training run each.")] = "0,1,2",
     epochs: Annotated[int | None, options.option("Times through the data.", "the task's")] = None,
-    batch_size: options.BatchSize = None,
+    batch_size: Annotated[int | None, options.option("Examples a step.", "the task's")] = None,
     learning_rate: Annotated[
         str | None,
         options.option(

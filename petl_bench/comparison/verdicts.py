@@ -153,6 +153,8 @@ def _check_something_was_compared(
     telling = [case for case in cases if case.verdict in {Verdict.NEWLY_FAILING, Verdict.FIXED}]
     measured = [(base, new) for base, new in both if base and new]
     if not measured and not telling:
+        if not any(pair.base and pair.new for pair in pairs):
+            raise UsageError(f"compare: no case in common; {_told_apart(pairs)}")
         reasons = [case.reason for case in cases if case.reason]
         why = f"; {reasons[0]}" if reasons else ""
         raise UsageError(f"compare: no case has numbers on both sides{why}")
@@ -161,6 +163,18 @@ def _check_something_was_compared(
         known = any(field.of(b) is not None and field.of(n) is not None for b, n in measured)
         if measured and not known:
             raise UsageError(f"compare: no case has {field.name} on both sides")
+
+
+def _told_apart(pairs: Sequence[Pair]) -> str:
+    base = [pair.base for pair in pairs if pair.base]
+    new = [pair.new for pair in pairs if pair.new]
+    return f"the base has {_such_as(base)}; the new side has {_such_as(new)}"
+
+
+def _such_as(subjects: Sequence[Subject]) -> str:
+    if not subjects:
+        return "none"
+    return f"{len(subjects)}, such as {subjects[0].label} ({subjects[0].setting})"
 
 
 def _judge(pair: Pair, fail_on: Sequence[Threshold], warn_on: Sequence[Threshold]) -> Comparison:

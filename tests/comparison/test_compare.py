@@ -158,13 +158,13 @@ def test_another_card_is_not_comparable_and_another_version_is(judged, made_up_r
 
 def test_nothing_compared_is_no_pass(judged, made_up_record):
     oom = made_up_record(status=Status.OOM, reason="full")
-    for base, new in (
-        ([made_up_record()], [made_up_record("lora")]),
-        ([made_up_record()], [made_up_record(device="t4")]),
-        ([], []),
-        ([oom], [oom]),
+    for base, new, told in (
+        ([made_up_record()], [made_up_record("lora")], r"in common; the base has 1, .*has 1, such"),
+        ([], [], "in common; the base has none; the new side has none"),
+        ([made_up_record()], [made_up_record(device="t4")], "has numbers on both sides; device"),
+        ([oom], [oom], "has numbers on both sides"),
     ):
-        with pytest.raises(UsageError, match="no case has numbers on both sides"):
+        with pytest.raises(UsageError, match=f"no case {told}"):
             judged(base, new)
     with pytest.raises(UsageError, match="no case has device_used on both sides"):
         judged([made_up_record()], [made_up_record()], fail_on=["device_used:1%"])

@@ -82,7 +82,7 @@ def test_a_config_written_by_transformers_gives_the_built_in_backbone(tmp_path):
 def test_an_unknown_name_is_told_with_the_nearest_ones():
     with pytest.raises(UsageError, match="'t5-smal'; did you mean t5-small"):
         backbones.find("t5-smal")
-    with pytest.raises(UsageError, match=r"'zzz'; there are: .*t5-base"):
+    with pytest.raises(UsageError, match="'zzz'; petl-bench backbones lists"):
         backbones.find("zzz")
 
 

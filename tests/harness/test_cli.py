@@ -71,7 +71,7 @@ def write_no_outputs(monkeypatch):
         ("run --methods lora[r=big]", ["lora", "r:", "'big'"]),
         ("run --methods lora[r=8", ["'lora[r=8'", "NAME[field=value"]),
         ("run --backbone t5-smal", ["'t5-smal'", "did you mean t5-small"]),
-        ("run --backbone zzz", ["'zzz'", *backbones.names()]),
+        ("run --backbone zzz", ["'zzz'", "petl-bench backbones"]),
         ("run --backbone .", ["config.json"]),
         ("run --batch-size 0", ["batch_size", "0"]),
         ("run --batch-size -3", ["batch_size", "-3"]),

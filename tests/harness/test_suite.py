@@ -108,7 +108,7 @@ def test_a_file_may_leave_out_everything(suite_file):
         ),
         ("[workload]\nbatchsize = 8", ["workload", "'batchsize'", "did you mean batch_size"]),
         ("[workload]\nlength = 8", ["workload", "'length'", "_length_tokens"]),
-        ("[workload]\nzzz = 8", ["workload", "'zzz'", "it has: batch_size"]),
+        ("[workload]\nzzz = 8", ["workload", "'zzz'", "there are: batch_size"]),
         # methods
         ('methods = "lst"', ["methods must be a list", '["lst"']),
         ("methods = [3]", ["methods must be a list of strings"]),

@@ -203,7 +203,8 @@ def backbone(tmp_path_factory):
 
 
 def run(backbone, folder, name, method, **asked):
-    from petl_bench.tasks.running import Asked, Bench, run
+    from petl_bench.tasks.planning import Asked, Bench
+    from petl_bench.tasks.running import run
 
     task = find(name)
     found = splits.load(task, folder, folder / "grid.safetensors")

@@ -51,7 +51,8 @@ def made_answers(name, names, tokenizer):
 
 
 def trained(backbone, folder, name, methods, rows, **asked):
-    from petl_bench.tasks.running import Asked, Bench, run
+    from petl_bench.tasks.planning import Asked, Bench
+    from petl_bench.tasks.running import run
 
     folder.mkdir()
     for split in ("train", "validation", "test"):

@@ -86,7 +86,8 @@ def local(tmp_path):
 
 
 def run(folder, data, methods, out, task=VQA, **asked):
-    from petl_bench.tasks.running import Asked, Bench, run
+    from petl_bench.tasks.planning import Asked, Bench
+    from petl_bench.tasks.running import run
 
     bench = Bench(task=task, splits=splits.load(task, data), weights=weights.find(str(folder)))
     chosen = Asked(**{"batch_size": 32, "epochs": 5, **asked})

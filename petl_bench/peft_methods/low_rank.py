@@ -9,10 +9,14 @@ from pydantic import Field, field_validator
 from torch import nn
 
 from petl_bench.backbones import FAMILIES
+from petl_bench.backbones.dims import Dims
 from petl_bench.backbones.ports import Ports
+from petl_bench.backbones.roles import ROLES
 from petl_bench.case import Backbone
 from petl_bench.method import MethodConfig
 from petl_bench.peft_methods.attaching import get_peft_model
+
+ALL_LINEAR = "all-linear"  # as peft calls them; what is outside of the layers is not among them
 
 
 class LowRankConfig(MethodConfig):
@@ -20,7 +24,11 @@ class LowRankConfig(MethodConfig):
 
     r: int = Field(32, gt=0, description="rank of the update")
     alpha: int = Field(32, gt=0, description="the update is scaled by alpha / r")
-    targets: tuple[str, ...] = Field(("q", "v"), description="projections: q, k, v, o, wi, wo")
+    targets: tuple[str, ...] = Field(
+        ("q", "v"),
+        description="projections: q, k, v, o, wi, wo, or as q_proj by the model's own names; "
+        "all-linear for every one in its layers",
+    )
     dropout: float = Field(0.1, ge=0, lt=1, description="dropout before A")
 
     @field_validator("targets", mode="before")
@@ -35,9 +43,16 @@ C = TypeVar("C", bound=LowRankConfig)
 
 
 def fit(backbone: Backbone, config: C) -> C:
-    """Where queries, keys and values are one projection, that one is the target."""
+    """The targets by role. Where queries, keys and values are one projection, that one is."""
     dims = FAMILIES[backbone.family].dims(backbone.config)
-    return config.model_copy(update={"targets": dims.nearest(config.targets)})
+    roles = (role for target in config.targets for role in _roles(target, dims))
+    return config.model_copy(update={"targets": dims.nearest(tuple(dict.fromkeys(roles)))})
+
+
+def _roles(target: str, dims: Dims) -> tuple[str, ...]:
+    if target == ALL_LINEAR:
+        return dims.roles
+    return (target if target in dims.roles else ROLES.get(target, target),)
 
 
 def with_updates(model: nn.Module, ports: Ports, config: LowRankConfig) -> Any:

@@ -57,6 +57,27 @@ def test_lora_trains_the_targets_it_was_given_and_names_unknown_ones(attach, bac
         attach("lora[targets=up]", backbone)
 
 
+def trained(built):
+    """The modules with an update beside them."""
+    names = (name for name, p in built.model.named_parameters() if p.requires_grad)
+    return {name.partition(".lora_")[0] for name in names}
+
+
+@pytest.mark.parametrize("family", ["t5", "llama", "bart"])
+def test_all_linear_is_what_peft_takes_it_for(family, attach, make_tiny):
+    ours = attach("lora[r=2,targets=all-linear]", make_tiny(family))
+    theirs = attach("peft:lora[r=2,target_modules=all-linear]", make_tiny(family))
+    assert trained(ours) == trained(theirs)
+    assert trained(ours)
+
+
+def test_targets_may_have_the_names_that_the_model_gives_them(attach, make_tiny):
+    by_name = attach("lora[r=2,targets=q_proj,down_proj,gate_proj]", make_tiny("llama"))
+    assert by_name.config == attach("lora[r=2,targets=q,wo,wi_0]", make_tiny("llama")).config
+    leaves = {name.rpartition(".")[2] for name in trained(by_name)}
+    assert leaves == {"q_proj", "down_proj", "gate_proj"}
+
+
 def gradients(built):
     """Of every parameter that trains, after one backward without dropout."""
     built.model.eval()

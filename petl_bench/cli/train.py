@@ -11,7 +11,7 @@ from petl_bench.cli import options
 from petl_bench.cli.misfits import check_fit, tell
 from petl_bench.cli.progress import bar, stopped
 from petl_bench.garbage import collection_resumed
-from petl_bench.tasks.task import TASKS
+from petl_bench.tasks.catalogue import TASKS
 
 if TYPE_CHECKING:
     from petl_bench.cards import Card
@@ -80,13 +80,12 @@ def train(  # noqa: PLR0917 - one parameter an option
     from rich.console import Console
 
     from petl_bench import cards, method_spec, registry
-    from petl_bench.tasks import rates, splits, weights
-    from petl_bench.tasks import task as tasks
+    from petl_bench.tasks import catalogue, rates, splits, weights
 
     card = cards.find(gpu or DEFAULT_CARD)
     numbers = _seeds(seeds)
     learning_rates = rates.Rates() if learning_rate is None else rates.parse(learning_rate)
-    asked_task = tasks.find(task)
+    asked_task = catalogue.find(task)
     methods = methods or ",".join(registry.names())
     method_spec.parse_specs(methods)  # before minutes of reading
     from petl_bench.tasks.planning import Asked, Bench, cases

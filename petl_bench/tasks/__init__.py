@@ -1,6 +1,7 @@
 """Real tasks: data, metrics, training, scores.
 
-task       what a task is, and the ones there are
+task       what a task is
+catalogue  the tasks that there are
 labels     what a row says: texts, and what is asked for
 adapting   rows of CLUE's that have to be made so first
 files      local data: JSON Lines, CSV, Parquet

@@ -12,12 +12,12 @@ from petl_bench.cards import DEFAULT_CARD
 from petl_bench.errors import UsageError
 from petl_bench.record import Status
 from petl_bench.tasks import splits, weights
+from petl_bench.tasks.catalogue import find
 from petl_bench.tasks.cider import cider_d
 from petl_bench.tasks.labels import Example
 from petl_bench.tasks.metrics import score
 from petl_bench.tasks.rates import parse
 from petl_bench.tasks.store import TrainingStore
-from petl_bench.tasks.task import find
 from petl_bench.tasks.text_metrics import (
     answer_accuracy,
     entity_f1,

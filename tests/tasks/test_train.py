@@ -18,10 +18,10 @@ from petl_bench.cli import app, main
 from petl_bench.errors import UsageError
 from petl_bench.record import Status
 from petl_bench.tasks import splits, weights
+from petl_bench.tasks.catalogue import find
 from petl_bench.tasks.metrics import score
 from petl_bench.tasks.rates import Rates, parse
 from petl_bench.tasks.store import TrainingStore
-from petl_bench.tasks.task import find
 
 from .conftest import write_lines
 

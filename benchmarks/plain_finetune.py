@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from petl_bench.tasks import splits, weights
-from petl_bench.tasks.task import find
+from petl_bench.tasks.catalogue import find
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MAX_LENGTH_TOKENS = 128

@@ -16,7 +16,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn import functional as F
 
 from petl_bench import branches
 from petl_bench.backbones.dims import Dims
@@ -47,22 +46,13 @@ class AdapterConfig(LayeredConfig):
         return self.bottleneck or max(1, hidden_size // self.reduction)
 
 
-class Bottleneck(nn.Module):
-    """x + up(gelu(down(x)))."""
-
-    def __init__(self, hidden_size: int, width: int, like: torch.Tensor) -> None:
-        super().__init__()
-        self.down = nn.Linear(hidden_size, width, dtype=like.dtype, device=like.device)
-        self.up = nn.Linear(width, hidden_size, dtype=like.dtype, device=like.device)
-        for linear in (self.down, self.up):
-            nn.init.normal_(linear.weight, std=0.01)
-            nn.init.zeros_(linear.bias)
-
-    def forward(self, branch_BTD: torch.Tensor) -> torch.Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        inner_BTm = F.gelu(self.down(branch_BTD), approximate="tanh")  # "gelu_new"
-        up_BTD: torch.Tensor = self.up(inner_BTm)
-        return branch_BTD + up_BTD
+def _bottleneck(hidden_size: int, width: int, like: torch.Tensor) -> branches.Bottleneck:
+    down = nn.Linear(hidden_size, width, dtype=like.dtype, device=like.device)
+    up = nn.Linear(width, hidden_size, dtype=like.dtype, device=like.device)
+    for linear in (down, up):
+        nn.init.normal_(linear.weight, std=0.01)
+        nn.init.zeros_(linear.bias)
+    return branches.Bottleneck(down, up)
 
 
 def attach(model: nn.Module, ports: Ports, config: AdapterConfig) -> nn.Module:
@@ -73,7 +63,7 @@ def attach(model: nn.Module, ports: Ports, config: AdapterConfig) -> nn.Module:
     branches.hang(
         ports,
         _AFTER[config.placement],
-        lambda output: Bottleneck(D, config.width(D), like_weight(output, ports.like)),
+        lambda output: _bottleneck(D, config.width(D), like_weight(output, ports.like)),
     )
     if config.norms:
         for norm in ports.norms:

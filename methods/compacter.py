@@ -74,36 +74,20 @@ class PhmLinear(nn.Module):
         return F.linear(x, self.weight(), self.bias)
 
 
-class HypercomplexBottleneck(nn.Module):
-    """x + up(gelu(down(x)))."""
-
-    def __init__(
-        self, size: int, width: int, rank: int, rule: nn.Parameter, like: torch.Tensor
-    ) -> None:
-        super().__init__()
-        self.down = PhmLinear(size, width, rank, rule, like)
-        self.up = PhmLinear(width, size, rank, rule, like)
-
-    def forward(self, branch_BTD: torch.Tensor) -> torch.Tensor:
-        """[B, T, D] -> [B, T, D]."""
-        inner_BTm = F.gelu(self.down(branch_BTD), approximate="tanh")  # "gelu_new"
-        up_BTD: torch.Tensor = self.up(inner_BTm)
-        return branch_BTD + up_BTD
-
-
 def attach(model: nn.Module, ports: Ports, config: CompacterConfig) -> nn.Module:
     """Freeze the backbone and hang an adapter on each chosen branch's last projection."""
     freeze(model, keep=ports.task_head)
     n, D, m = config.phm_dim, ports.dims.hidden_size, config.width(ports.dims.hidden_size)
     rule = nn.Parameter(ports.like.new_empty(n, n, n))
     nn.init.normal_(rule, std=1e-4)
-    branches.hang(
-        ports,
-        _AFTER[config.placement],
-        lambda output: HypercomplexBottleneck(
-            D, m, config.rank, rule, like_weight(output, ports.like)
-        ),
-    )
+
+    def bottleneck(output: nn.Linear) -> branches.Bottleneck:
+        like = like_weight(output, ports.like)
+        return branches.Bottleneck(
+            PhmLinear(D, m, config.rank, rule, like), PhmLinear(m, D, config.rank, rule, like)
+        )
+
+    branches.hang(ports, _AFTER[config.placement], bottleneck)
     if config.norms:
         for norm in ports.norms:
             norm.requires_grad_(requires_grad=True)

@@ -16,7 +16,7 @@ from torch import nn
 from petl_bench.backbones.dims import Dims
 from petl_bench.backbones.ports import Ports
 from petl_bench.method import Method, MethodConfig
-from petl_bench.peft_methods.attaching import get_peft_model
+from petl_bench.peft_methods.attaching import get_peft_model, virtual_tokens
 
 
 class PromptConfig(MethodConfig):
@@ -47,19 +47,8 @@ def attach(model: nn.Module, ports: Ports, config: PromptConfig) -> nn.Module:
     """Peft's model with `tokens` trainable vectors of width D, or what writes them."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
-    prompted: Any = get_peft_model(
-        model,
-        ports,
-        peft.PromptTuningConfig(
-            task_type=ports.peft_task,
-            num_virtual_tokens=config.tokens,
-            num_transformer_submodules=1,
-            # Given, since peft finds them only under their usual names; a prompt has no layers.
-            token_dim=ports.dims.hidden_size,
-            num_attention_heads=ports.dims.num_heads,
-            num_layers=1,
-        ),
-    )
+    prompt = peft.PromptTuningConfig(**virtual_tokens(ports, config.tokens))
+    prompted: Any = get_peft_model(model, ports, prompt)
     if config.hidden is not None:
         for name, encoder in prompted.prompt_encoder.items():
             prompted.prompt_encoder[name] = WrittenPrompt(encoder.embedding, config.hidden)

@@ -22,7 +22,7 @@ from torch import nn
 from petl_bench.backbones.dims import Dims
 from petl_bench.backbones.ports import Ports
 from petl_bench.method import Method, MethodConfig
-from petl_bench.peft_methods.attaching import get_peft_model
+from petl_bench.peft_methods.attaching import get_peft_model, virtual_tokens
 
 
 class PtuningConfig(MethodConfig):
@@ -45,21 +45,12 @@ def attach(model: nn.Module, ports: Ports, config: PtuningConfig) -> nn.Module:
     """Peft's model with `tokens` vectors and the network that reads them."""
     import peft  # noqa: PLC0415 - two seconds that only the worker should pay
 
-    return get_peft_model(
-        model,
-        ports,
-        peft.PromptEncoderConfig(
-            task_type=ports.peft_task,
-            num_virtual_tokens=config.tokens,
-            num_transformer_submodules=1,
-            # Given, since peft finds them only under their usual names; a prompt has no layers.
-            token_dim=ports.dims.hidden_size,
-            num_attention_heads=ports.dims.num_heads,
-            num_layers=1,
-            encoder_reparameterization_type=config.encoder.upper(),
-            encoder_hidden_size=config.width(ports.dims.hidden_size),
-        ),
+    prompt = peft.PromptEncoderConfig(
+        **virtual_tokens(ports, config.tokens),
+        encoder_reparameterization_type=config.encoder.upper(),
+        encoder_hidden_size=config.width(ports.dims.hidden_size),
     )
+    return get_peft_model(model, ports, prompt)
 
 
 def trainable_parameters(dims: Dims, config: PtuningConfig) -> int:

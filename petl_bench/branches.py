@@ -3,6 +3,8 @@
 They stand between a branch's last projection and its dropout and residual, where Houlsby et al.
 2019 (arXiv:1902.00751, figure 2) put their adapters. Only ALL has a decoder's cross-attention,
 which the Compacter and the LST authors leave out on text, and the latter not on images.
+
+Legend: B batch, T tokens, D hidden size, m bottleneck.
 """
 
 from collections.abc import Callable, Collection
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from petl_bench.backbones.dims import Dims, SublayerKind
 from petl_bench.backbones.ports import Ports
@@ -19,6 +22,24 @@ SELF_ATTENTION_AND_FEED_FORWARD = frozenset(
 )
 FEED_FORWARD = frozenset({SublayerKind.FEED_FORWARD})
 ALL = frozenset(SublayerKind)
+
+
+class Bottleneck(nn.Module):
+    """x + up(gelu(down(x))): through the two layers, and the branch beside it.
+
+    The gelu is the tanh form, as in the code of Sung et al. 2022 and of Mahabadi et al. 2021.
+    """
+
+    def __init__(self, down: nn.Module, up: nn.Module) -> None:
+        super().__init__()
+        self.down = down  # [..., D] -> [..., m]
+        self.up = up  # and back
+
+    def forward(self, branch_BTD: torch.Tensor) -> torch.Tensor:
+        """[B, T, D] -> [B, T, D]."""
+        inner_BTm = F.gelu(self.down(branch_BTD), approximate="tanh")  # "gelu_new"
+        up_BTD: torch.Tensor = self.up(inner_BTm)
+        return branch_BTD + up_BTD
 
 
 def hang(

@@ -14,7 +14,8 @@ from petl_bench.cli.progress import bar
 
 if TYPE_CHECKING:
     from petl_bench.cards import Card
-    from petl_bench.fit import Curve, Frontier, Question
+    from petl_bench.fit.answers import Frontier
+    from petl_bench.fit.axis import Vary
     from petl_bench.suite import PlannedCase
 
 
@@ -49,7 +50,8 @@ def fit(
     """Find the largest batch (or length, or backbone) that fits into a card's memory."""
     from petl_bench import cards, registry
     from petl_bench.errors import UsageError
-    from petl_bench.fit import Frontier, Question, Vary, check_memories
+    from petl_bench.fit.asking import check_memories
+    from petl_bench.fit.axis import Vary
     from petl_bench.suite import Suite, one_of
 
     if as_json + markdown + csv > 1:
@@ -68,37 +70,14 @@ def fit(
     if out is not None:
         with writing("out", out):  # not after minutes
             out.mkdir(parents=True, exist_ok=True)
-    places = _places(plan[0], axis)
-    from petl_bench.environment import simulated_environment
-
-    questions = [
-        Question(planned=planned, vary=axis, card=card, memory_bytes=memories) for planned in plan
-    ]
-    found = Frontier(
-        vary=axis,
-        environment=simulated_environment(card),
-        context_bytes=card.context_bytes,
-        memory_bytes=memories,
-        places=places,
-        curves=tuple(_ask(questions)),
-    )
+    found = _ask(plan, axis, card, memories)
     _print(found, as_json=as_json, markdown=markdown, csv=csv)
-    tell(
-        (curve, curve.reason.removeprefix("skipped: "))
-        for curve in found.curves
-        if curve.reason and curve.reason.startswith("skipped: ")
-    )
-    if memory is not None and gpu is not None and max(memories) > card.memory_bytes:
-        from petl_bench.units import format_bytes
-
-        print(
-            f"note: PyTorch finds {format_bytes(card.memory_bytes)} on a {card.name};"
-            " without --memory that is taken",
-            file=sys.stderr,
-        )
+    tell((curve, curve.skipped) for curve in found.curves if curve.skipped)
+    if memory is not None and gpu is not None:
+        _note_more(memories, card)
     if out is not None:
         _write(found, out)
-    if any(curve.reason and curve.reason.startswith("error") for curve in found.curves):
+    if any(curve.failed for curve in found.curves):
         raise typer.Exit(1)
 
 
@@ -115,31 +94,36 @@ def _memories(text: str | None, card: "Card") -> tuple[int, ...]:
         raise UsageError(f"memory: {error}") from None
 
 
-def _places(planned: "PlannedCase", axis: str) -> tuple[str, ...]:
-    """The backbones by size, where they are the axis."""
-    if axis != "backbone":
-        return ()
-    from petl_bench.errors import UsageError
-    from petl_bench.fit.probe import axis_of_backbones
-
-    found = tuple(each.name for each in axis_of_backbones(planned.case.backbone))
-    if not found:
-        raise UsageError(f"vary: no backbone like {planned.case.backbone.name} is built in")
-    return found
-
-
-def _ask(questions: "list[Question]") -> "list[Curve]":
-    """Every question's answer, with a progress bar on a terminal. Ctrl-C stops with 130."""
-    from petl_bench.fit import curves
+def _ask(
+    plan: "list[PlannedCase]", axis: "Vary", card: "Card", memories: tuple[int, ...]
+) -> "Frontier":
+    """The plan's answers, with a progress bar on a terminal. Ctrl-C stops with 130."""
+    from petl_bench.fit.asking import ask
 
     with bar() as shown:
-        task = shown.add_task("methods", total=len(questions))
+        task = shown.add_task("methods", total=len(plan))
+
+        def done(label: str) -> None:
+            shown.update(task, advance=1, description=label)
+
         try:
-            return curves(questions, lambda label: shown.update(task, advance=1, description=label))
+            return ask(plan, axis, card, memories, done)
         except KeyboardInterrupt:
             shown.stop()
             print("stopped", file=sys.stderr)
             raise typer.Exit(130) from None
+
+
+def _note_more(memories: tuple[int, ...], card: "Card") -> None:
+    """Tell who names a card and more memory than it has that it has less."""
+    from petl_bench.units import format_bytes
+
+    if max(memories) > card.memory_bytes:
+        print(
+            f"note: PyTorch finds {format_bytes(card.memory_bytes)} on a {card.name};"
+            " without --memory that is taken",
+            file=sys.stderr,
+        )
 
 
 def _print(found: "Frontier", *, as_json: bool, markdown: bool, csv: bool) -> None:

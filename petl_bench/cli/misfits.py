@@ -12,7 +12,7 @@ from petl_bench.errors import UsageError
 
 if TYPE_CHECKING:
     from petl_bench.case import Case
-    from petl_bench.fit import Curve
+    from petl_bench.fit.answers import Curve
     from petl_bench.record import Record
     from petl_bench.suite import PlannedCase
 

@@ -1,7 +1,6 @@
 """petl-bench train: score, memory and time of methods on a real task."""
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,12 +11,13 @@ from petl_bench.cli import options
 from petl_bench.cli.misfits import check_fit, tell
 from petl_bench.cli.progress import bar, stopped
 from petl_bench.garbage import collection_resumed
-from petl_bench.tasks.task import TASKS
+from petl_bench.tasks.catalogue import TASKS
 
 if TYPE_CHECKING:
     from petl_bench.cards import Card
+    from petl_bench.tasks.planning import Bench, PlannedTrial
     from petl_bench.tasks.record import TrainingRecord
-    from petl_bench.tasks.running import Bench, PlannedTrial, Under
+    from petl_bench.tasks.running import Under
     from petl_bench.tasks.store import TrainingStore
 
 
@@ -80,16 +80,15 @@ def train(  # noqa: PLR0917 - one parameter an option
     from rich.console import Console
 
     from petl_bench import cards, method_spec, registry
-    from petl_bench.tasks import rates, splits, weights
-    from petl_bench.tasks import task as tasks
+    from petl_bench.tasks import catalogue, rates, splits, weights
 
     card = cards.find(gpu or DEFAULT_CARD)
     numbers = _seeds(seeds)
     learning_rates = rates.Rates() if learning_rate is None else rates.parse(learning_rate)
-    asked_task = tasks.find(task)
+    asked_task = catalogue.find(task)
     methods = methods or ",".join(registry.names())
     method_spec.parse_specs(methods)  # before minutes of reading
-    from petl_bench.tasks.running import Asked, Bench, cases, misfit
+    from petl_bench.tasks.planning import Asked, Bench, cases
     from petl_bench.tasks.store import TrainingStore
 
     asked = Asked(
@@ -103,8 +102,7 @@ def train(  # noqa: PLR0917 - one parameter an option
     with Console(stderr=True).status("reading weights and data; the first time may take minutes"):
         found = weights.find(backbone or asked_task.backbone)
         wanted = cases(asked_task, found, methods)
-        why_not = partial(misfit, found)
-        check_fit(wanted, why_not)
+        check_fit(wanted, found.misfit)
         loaded = splits.load(asked_task, data, features)
     bench = Bench(task=asked_task, splits=loaded, weights=found)
     plan = bench.plan(methods, numbers, asked)
@@ -116,7 +114,7 @@ def train(  # noqa: PLR0917 - one parameter an option
     else:
         _print(records)
     _write(records, folder)
-    tell((each, reason) for each in wanted if (reason := why_not(each.case)))
+    tell((each, reason) for each in wanted if (reason := found.misfit(each.case)))
     if any(record.status == "error" for record in records):
         raise typer.Exit(1)
 

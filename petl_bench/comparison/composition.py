@@ -50,6 +50,12 @@ class _Amount(NamedTuple):
     tensors: int
     allocated_bytes: int
 
+    def beyond(self, other: "_Amount") -> "_Amount":
+        return _Amount(self.tensors - other.tensors, self.allocated_bytes - other.allocated_bytes)
+
+
+_NOTHING = _Amount(0, 0)
+
 
 def compose(tensors: Iterable["LiveTensor"]) -> tuple[Part, ...]:
     """`tensors` by category, module and operator; layers that have the same share a part."""
@@ -89,17 +95,11 @@ def moved(before: Iterable[Part], after: Iterable[Part]) -> tuple[Move, ...]:
         was, now = old.get(key, {}), new.get(key, {})
         deltas = {}
         for layer in {**now, **was}:
-            before_this = was.get(layer, _Amount(0, 0))
-            this = now.get(layer, _Amount(0, 0))
-            delta = _Amount(
-                this.tensors - before_this.tensors,
-                this.allocated_bytes - before_this.allocated_bytes,
-            )
+            delta = now.get(layer, _NOTHING).beyond(was.get(layer, _NOTHING))
             if any(delta):
                 deltas[layer] = delta
         for delta, layers in _alike(deltas):
-            none = _Amount(0, 0)
-            both = (min(was.get(n, none).tensors, now.get(n, none).tensors) for n in layers)
+            both = (min(was.get(n, _NOTHING).tensors, now.get(n, _NOTHING).tensors) for n in layers)
             moves.append(
                 Move(
                     category=key.category,

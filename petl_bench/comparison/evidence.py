@@ -20,8 +20,7 @@ def with_parts(record: Record) -> Record:
 
     That is so where other sources made it, or where it was measured.
     """
-    known = record.at_peak or record.measurement is None or record.origin is Origin.MEASURED
-    if known or record.measurement is None:
+    if record.measurement is None or record.at_peak or record.origin is Origin.MEASURED:
         return record
     from petl_bench.explain import explain  # noqa: PLC0415 - imports torch
     from petl_bench.profilers.simulated.era import ERAS  # noqa: PLC0415 - likewise

@@ -9,7 +9,7 @@ from petl_bench.errors import UsageError, hint
 from petl_bench.record import Category, Measurement, Phase
 from petl_bench.units import format_bytes, format_count
 
-STEP_PHASES = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP)
+_OF_TRAINING = (Phase.FORWARD, Phase.BACKWARD, Phase.OPTIMIZER_STEP)
 
 
 class Unit(StrEnum):
@@ -93,7 +93,7 @@ FIELDS: dict[str, Field] = {
         PEAK_ALLOCATED,
         Field("peak_reserved", Unit.BYTES, _peaks("peak_reserved_bytes")),
         Field("peak_requested", Unit.BYTES, _peaks("peak_requested_bytes")),
-        *(Field(f"peak_{phase}_allocated", Unit.BYTES, _phase(phase)) for phase in STEP_PHASES),
+        *(Field(f"peak_{phase}_allocated", Unit.BYTES, _phase(phase)) for phase in _OF_TRAINING),
         Field("load_allocated", Unit.BYTES, lambda m: (m.load.end_allocated_bytes,)),
         Field("device_used", Unit.BYTES, _single("device_used_bytes")),
         *(Field(category.value, Unit.BYTES, _category(category)) for category in Category),

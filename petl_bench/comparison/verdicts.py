@@ -31,7 +31,7 @@ class Verdict(StrEnum):
 
 
 FAILING = frozenset({Verdict.NEWLY_FAILING, Verdict.REGRESSED})
-_UNPAIRED = frozenset({Verdict.NOT_COMPARABLE, Verdict.MISSING, Verdict.NEW})
+UNPAIRED = frozenset({Verdict.NOT_COMPARABLE, Verdict.MISSING, Verdict.NEW})
 _ORDER = list(Verdict)
 
 

@@ -18,7 +18,8 @@ from itertools import pairwise
 from math import ceil
 
 from petl_bench.case import Workload
-from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.explanation import LiveTensor
+from petl_bench.profilers.simulated.allocator import AllocatorSettings
 from petl_bench.profilers.simulated.capacity import Trial, attempt
 from petl_bench.profilers.simulated.ledger import Window
 from petl_bench.profilers.simulated.windows import Recorded
@@ -38,9 +39,13 @@ class Stream:
     operators: tuple[str, ...]
     windows: tuple[Window, ...]
     streams: Mapping[int, int] = field(default_factory=dict)
+    describe: Callable[[int, int], LiveTensor] | None = field(default=None, compare=False)
+    """What a storage is, by its index and bytes."""
 
     @classmethod
-    def of(cls, ledger: Recorded) -> "Stream":
+    def of(
+        cls, ledger: Recorded, describe: Callable[[int, int], LiveTensor] | None = None
+    ) -> "Stream":
         """The stream in `ledger` up to the end of its last window.
 
         What a ledger hears afterwards are the frees of a model that is let go.
@@ -52,6 +57,7 @@ class Stream:
             operators=tuple(ledger.operators),
             windows=tuple(ledger.windows),
             streams=dict(ledger.streams),
+            describe=describe,
         )
 
     def alike(self, other: "Stream") -> bool:
@@ -91,7 +97,9 @@ class Streams:
         self._computed.clear()
         stream = self._run(place)
         kinds = (kind for kind in set(self._kinds.values()) if known[kind].alike(stream))
-        self._kinds[place] = next(kinds, place)
+        first = self._kinds[place] = next(kinds, place)
+        if first != place:  # one description serves all of a kind, and holds a whole simulation
+            stream = replace(stream, describe=known[first].describe)
         known[place] = stream
 
     def trial(self, place: int, capacity_bytes: int | None) -> Trial | None:

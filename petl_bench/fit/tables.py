@@ -3,7 +3,8 @@
 import pandas as pd
 
 from petl_bench.explanation import collapsed
-from petl_bench.fit import Answer, Curve, Frontier, Overflow, Vary
+from petl_bench.fit.answers import Answer, Curve, Frontier, Overflow
+from petl_bench.fit.axis import Vary
 from petl_bench.record import Origin, Status
 from petl_bench.tables import ABSENT, Cell, Column, Group, Table
 from petl_bench.units import format_bytes
@@ -56,7 +57,7 @@ def details(frontier: Frontier) -> Table:
     rows = []
     for curve in frontier.curves:
         if curve.reason is not None:
-            status = Status.SKIPPED if curve.reason.startswith("skipped") else Status.ERROR
+            status = Status.SKIPPED if curve.skipped else Status.ERROR
             cells = [Cell(text=ABSENT)] * (len(headers) - 2)
             rows.append((Cell(text=curve.label), *cells, Cell(text=curve.reason, status=status)))
         rows += [_detail_row(answer, frontier.vary) for answer in curve.answers]

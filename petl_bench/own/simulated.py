@@ -18,7 +18,7 @@ from petl_bench.own.card import OnTheCard, cuda_autocast
 from petl_bench.own.footprint import Footprint
 from petl_bench.own.steps import Step, phases_recognised
 from petl_bench.profilers.simulated.accounting import Accountant
-from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.allocator import AllocatorSettings
 from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.ledger import Ledger, Window

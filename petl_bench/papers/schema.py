@@ -101,9 +101,7 @@ class Row(Frozen):
     method: Text  # as on the command line
     backbone: Options = Field(default_factory=dict)  # over the table's
     workload: Options = Field(default_factory=dict)  # over the table's
-    published: dict[str, Annotated[Published, BeforeValidator(_as_table)]] = Field(
-        default_factory=dict
-    )  # by column
+    published: dict[str, Printed] = Field(default_factory=dict)  # by column
     scores: dict[str, float] = Field(default_factory=dict)
     average: float | None = None  # of the scores, as printed
     series: Text | None = None  # the line of a figure that it is a point of

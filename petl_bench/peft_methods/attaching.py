@@ -48,6 +48,21 @@ def get_peft_model(model: nn.Module, ports: Ports, config: Any) -> nn.Module:
     return wrapped
 
 
+def virtual_tokens(ports: Ports, count: int) -> dict[str, Any]:
+    """What peft's configs of prompts say of the model, and of `count` vectors before its source.
+
+    Sizes are given, since peft finds them only under their usual names; a prompt has no layers.
+    """
+    return {
+        "task_type": ports.peft_task,
+        "num_virtual_tokens": count,
+        "num_transformer_submodules": 1,
+        "token_dim": ports.dims.hidden_size,
+        "num_attention_heads": ports.dims.num_heads,
+        "num_layers": 1,
+    }
+
+
 _BEFORE_THE_SOURCE = {"PROMPT_TUNING", "P_TUNING", "MULTITASK_PROMPT_TUNING"}
 
 

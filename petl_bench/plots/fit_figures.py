@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from petl_bench.fit import Curve, Frontier, Vary
+from petl_bench.fit.answers import Curve, Frontier
+from petl_bench.fit.axis import Vary
 from petl_bench.fit.tables import title
 from petl_bench.palette import look
 from petl_bench.plots import save_figure

@@ -305,11 +305,7 @@ def _timeline_chart(found: Timeline, largest: int) -> Chart:
             "hovermode": "x unified",
             "margin": {"l": 56, "r": 20, "t": 8, "b": 48},
             "showlegend": False,
-            "xaxis": {
-                "title": {"text": "allocations and frees in the step"},
-                "range": [0, max(events[-1], 1)],
-                "showgrid": False,
-            },
+            "xaxis": event_axis(events),
             "yaxis": {
                 "title": {"text": f"allocated memory ({unit_name})"},
                 "range": [0, 1.12 * largest / unit],
@@ -317,6 +313,15 @@ def _timeline_chart(found: Timeline, largest: int) -> Chart:
             "shapes": shapes,
             "annotations": notes,
         },
+    }
+
+
+def event_axis(events: Sequence[int]) -> Chart:
+    """The axis of a step's timeline: its allocations and frees, in their order."""
+    return {
+        "title": {"text": "allocations and frees in the step"},
+        "range": [0, max(events[-1], 1)],
+        "showgrid": False,
     }
 
 

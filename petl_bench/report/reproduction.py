@@ -9,7 +9,7 @@ from petl_bench import backbones
 from petl_bench.case import Backbone, Frozen, Workload
 from petl_bench.record import Origin, Record
 from petl_bench.tasks import packaged
-from petl_bench.tasks.rows import Row, TaskGroup
+from petl_bench.tasks.rows import MethodRow, TaskGroup
 
 _BACKBONE_OPTIONS = {"dtype": "--dtype", "attention": "--attention", "quantize": "--quantize"}
 _WORKLOAD_OPTIONS = {
@@ -62,7 +62,7 @@ def explain_command(record: Record) -> str:
 
 def train_commands(group: TaskGroup) -> list[str]:
     """The commands that train the group again: one a recipe, learning rates by method."""
-    members: dict[tuple[int, ...], list[Row]] = {}
+    members: dict[tuple[int, ...], list[MethodRow]] = {}
     rates: Counter[tuple[int | str, ...]] = Counter()
     for row in group.rows:
         recipe = row.recipe
@@ -73,7 +73,7 @@ def train_commands(group: TaskGroup) -> list[str]:
     return [_train_command(group, rows) for rows in members.values()]
 
 
-def _train_command(group: TaskGroup, rows: list[Row]) -> str:
+def _train_command(group: TaskGroup, rows: list[MethodRow]) -> str:
     trial, recipe = group.records[0].trial, rows[0].recipe
     words = ["petl-bench", "train", "--task", trial.task]
     name = trial.backbone.name

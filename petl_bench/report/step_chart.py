@@ -6,7 +6,7 @@ from itertools import groupby
 
 from petl_bench.explanation import Band, Explanation, Moment, StepTimeline
 from petl_bench.record import Category
-from petl_bench.report.charts import Chart, phase_shapes
+from petl_bench.report.charts import Chart, event_axis, phase_shapes
 from petl_bench.series import byte_axis
 from petl_bench.units import format_bytes
 
@@ -55,12 +55,7 @@ def step_chart(found: StepTimeline, explanation: Explanation) -> Chart:
             "hovermode": "closest",
             "margin": {"l": 56, "r": 20, "t": 8, "b": 48},
             "showlegend": False,
-            "xaxis": {
-                "title": {"text": "allocations and frees in the step"},
-                "range": [0, max(events[-1], 1)],
-                "showgrid": False,
-                "showspikes": False,
-            },
+            "xaxis": {**event_axis(events), "showspikes": False},
             "yaxis": {
                 "title": {"text": f"allocated memory ({unit_name})"},
                 "range": [0, 1.18 * max(totals) / unit],

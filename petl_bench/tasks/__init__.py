@@ -1,6 +1,7 @@
 """Real tasks: data, metrics, training, scores.
 
-task       what a task is, and the ones there are
+task       what a task is
+catalogue  the tasks that there are
 labels     what a row says: texts, and what is asked for
 adapting   rows of CLUE's that have to be made so first
 files      local data: JSON Lines, CSV, Parquet
@@ -12,6 +13,7 @@ splits     train, validation and test of a task, wherever they come from
 metrics    scores by scikit-learn and SciPy; of words by text_metrics, of captions by cider
 rates      learning rates, method by method
 weights    a pretrained backbone's folder
+planning   what was asked to a plan
 record     one method trained with one seed: the question and the answer
 store      such records in a file
 answers    what is asked for as text, for backbones that generate

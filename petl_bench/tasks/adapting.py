@@ -54,7 +54,7 @@ def blanks(fields: Fields) -> Iterator[Fields]:
     """ChID (Zheng et al. 2019, arXiv:1906.01265): an example a blank, with the text around it.
 
     Raises:
-        ValueError: there are as many answers as blanks no more, or an answer is no candidate.
+        ValueError: there are more answers than blanks or fewer, or an answer is no candidate.
     """
     candidates, contents = _texts("candidates", fields), _texts("content", fields)
     answers = fields.get("answers")

@@ -12,7 +12,7 @@ from petl_bench.case import BASELINE_METHOD, MethodChoice
 from petl_bench.method_spec import label_fields
 from petl_bench.palette import Look, look
 from petl_bench.tasks.record import TrainingRecord
-from petl_bench.tasks.rows import Row, TaskGroup, place, spread, task_groups
+from petl_bench.tasks.rows import MethodRow, TaskGroup, place, spread, task_groups
 
 Axis = Literal["simulated_bytes", "measured_bytes", "trainable_parameters"]
 
@@ -128,7 +128,7 @@ def _average(groups: Sequence[TaskGroup]) -> Board:
     )
 
 
-def _standing(rows: Sequence[Row]) -> Standing:
+def _standing(rows: Sequence[MethodRow]) -> Standing:
     first = rows[0].first.trial
     return Standing(
         label=rows[0].label,
@@ -143,7 +143,7 @@ def _standing(rows: Sequence[Row]) -> Standing:
     )
 
 
-def _seeds(rows: Sequence[Row]) -> list[int]:
+def _seeds(rows: Sequence[MethodRow]) -> list[int]:
     """Those that every row has."""
     return [seed for seed in rows[0].scores if all(seed in row.scores for row in rows)]
 

@@ -91,17 +91,14 @@ class Encoder:
         A text that an answer is to be found in is not cut but becomes windows, of which training
         sees the one with the answer.
         """
-        if self.answers is not None:
-            encoded = self._texts(examples, max_length_tokens)
-        elif self.task.kind is Kind.CHOICE:
-            encoded = self._choices(examples, max_length_tokens)
-        elif self.task.kind is Kind.SPAN:
-            encoded = list(self._windows(examples, max_length_tokens, trains=trains))
-        elif self.task.kind is Kind.ENTITIES:
-            encoded = self._tagged(examples, max_length_tokens)
-        else:
-            encoded = self._texts(examples, max_length_tokens)
-        return encoded
+        kind = self.task.kind if self.answers is None else None
+        if kind is Kind.CHOICE:
+            return self._choices(examples, max_length_tokens)
+        if kind is Kind.SPAN:
+            return list(self._windows(examples, max_length_tokens, trains=trains))
+        if kind is Kind.ENTITIES:
+            return self._tagged(examples, max_length_tokens)
+        return self._texts(examples, max_length_tokens)
 
     def collate(self, examples: Encoded) -> dict[str, torch.Tensor]:
         """A batch of encoded examples, padded to the longest."""

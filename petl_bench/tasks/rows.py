@@ -5,13 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from petl_bench.case import BASELINE_METHOD
 from petl_bench.tasks.metrics import score
 from petl_bench.tasks.record import Outcome, Recipe, TrainingRecord
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class MethodRow:
     """One method's seeds together."""
 
     label: str
@@ -53,11 +52,6 @@ class Row:
         peaks = [outcome.peak_allocated_bytes for outcome in self.outcomes]
         return max((peak for peak in peaks if peak is not None), default=None)
 
-    @property
-    def is_baseline(self) -> bool:
-        """Whether the others are compared with it."""
-        return self.first.trial.method.name == BASELINE_METHOD
-
     def mean(self, of: Callable[[Outcome], float]) -> float | None:
         """Mean over the seeds that are done; None of none."""
         return fmean(map(of, self.outcomes)) if self.done else None
@@ -91,13 +85,13 @@ class TaskGroup:
         return f"{trial.task}: {trial.backbone.name}, {size}, on {environment.device}"
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[MethodRow]:
         """A row a method and recipe, in the order of the records."""
         found: dict[tuple[str, Recipe], list[TrainingRecord]] = {}
         for record in self.records:
             found.setdefault((record.label, record.trial.recipe), []).append(record)
         return [
-            Row(
+            MethodRow(
                 label=label,
                 recipe=recipe,
                 done=tuple(r for r in of_method if r.outcome is not None),
@@ -107,9 +101,9 @@ class TaskGroup:
         ]
 
     @property
-    def chosen(self) -> list[Row]:
+    def chosen(self) -> list[MethodRow]:
         """A row a method: of several recipes, the one with the best mean validation score."""
-        best: dict[str, tuple[float, Row]] = {}
+        best: dict[str, tuple[float, MethodRow]] = {}
         for row in self.rows:
             found = row.mean(validation_score)
             if found is not None and found > best.get(row.label, (-math.inf, row))[0]:

@@ -10,7 +10,7 @@ from petl_bench.tables import ABSENT, Cell, Column, Table
 from petl_bench.tasks.boards import Board, Standing
 from petl_bench.tasks.metrics import score
 from petl_bench.tasks.record import Outcome, TrainingRecord
-from petl_bench.tasks.rows import Row, TaskGroup, validation_score
+from petl_bench.tasks.rows import MethodRow, TaskGroup, validation_score
 from petl_bench.units import format_bytes, format_count
 
 _RECIPE = {"batch size": "batch_size", "steps": "steps"}
@@ -20,7 +20,7 @@ def summary(group: TaskGroup) -> Table:
     """Score, memory and time of each method."""
     found = group.rows
     measured = any(row.measured_bytes is not None for row in found)
-    shown: list[tuple[str, Callable[[Row], Cell]]] = [
+    shown: list[tuple[str, Callable[[MethodRow], Cell]]] = [
         ("seeds", lambda row: _number(len(row.done), str)),
         ("test score", lambda row: _mean(row, _test_score, _percent)),
         ("± over seeds", lambda row: _number(row.spread, _percent)),
@@ -182,10 +182,10 @@ def _raw(record: TrainingRecord) -> dict[str, object]:
     }
 
 
-def _energy(found: Sequence[Row]) -> list[tuple[str, Callable[[Row], Cell]]]:
+def _energy(found: Sequence[MethodRow]) -> list[tuple[str, Callable[[MethodRow], Cell]]]:
     """A column where any run has it."""
 
-    def cell(row: Row) -> Cell:
+    def cell(row: MethodRow) -> Cell:
         known = [o.energy_j for o in row.outcomes if o.energy_j is not None]
         return _number(fmean(known) if known else None, lambda joules: f"{joules / 1000:.1f}")
 
@@ -193,10 +193,10 @@ def _energy(found: Sequence[Row]) -> list[tuple[str, Callable[[Row], Cell]]]:
     return [("energy of a run (kJ)", cell)] if known else []
 
 
-def _differing(found: Sequence[Row]) -> list[tuple[str, Callable[[Row], Cell]]]:
+def _differing(found: Sequence[MethodRow]) -> list[tuple[str, Callable[[MethodRow], Cell]]]:
     """A column for each part of the recipe that not all rows have in common."""
 
-    def column(name: str) -> Callable[[Row], Cell]:
+    def column(name: str) -> Callable[[MethodRow], Cell]:
         return lambda row: _number(getattr(row.recipe, name), "{:,}".format)
 
     return [
@@ -230,7 +230,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _mean(row: Row, of: Callable[[Outcome], float], text: Callable[[float], str]) -> Cell:
+def _mean(row: MethodRow, of: Callable[[Outcome], float], text: Callable[[float], str]) -> Cell:
     return _number(row.mean(of), text)
 
 
@@ -238,7 +238,7 @@ def _number(value: float | None, text: Callable[..., str]) -> Cell:
     return Cell(text=ABSENT if value is None else text(value), number=value)
 
 
-def _status(row: Row) -> Cell:
+def _status(row: MethodRow) -> Cell:
     """The first seed that did not end well, or ok."""
     if not row.others:
         return Cell(text="ok", status=Status.OK)

@@ -80,7 +80,7 @@ def train(
                 f"{_PREFIX}{name}": value
                 for name, value in validation.of(found.predictions).items()
             },
-            preprocess_logits_for_metrics=_likeliest if tags else None,
+            preprocess_logits_for_metrics=_likeliest_class if tags else None,
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)  # which prints to stdout
@@ -268,7 +268,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc] # likewise
                 parameter.copy_(best)
 
 
-def _likeliest(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _likeliest_class(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """A token's class instead of its logits, which would fill the memory."""
     del labels
     return logits.argmax(dim=-1)

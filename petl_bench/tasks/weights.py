@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from petl_bench import backbones
+from petl_bench import backbones, method_spec, registry
+from petl_bench.assembly import unsupported
 from petl_bench.backbones import FAMILIES, with_head
 from petl_bench.backbones.heads import Head
-from petl_bench.case import Backbone
+from petl_bench.case import Backbone, Case
 from petl_bench.errors import UsageError
 from petl_bench.tasks import packaged
 
@@ -53,6 +54,12 @@ class Weights:
         config = {**found.config, "num_labels": outputs}
         found = found.model_copy(update={"name": self.name, "config": config})
         return found if head is None else with_head(found, head, outputs)
+
+    def misfit(self, case: Case) -> str | None:
+        """Why the case's method does not go with its backbone, or not with these weights of it."""
+        method = registry.get(case.method.name)
+        config = method_spec.validated_config(method, case.method.config)
+        return unsupported(case) or method.unsupported_weights(config, self.folder)
 
 
 def answers_in_text(backbone: Backbone) -> bool:

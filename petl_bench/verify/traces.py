@@ -16,10 +16,10 @@ from petl_bench.assembly import assemble
 from petl_bench.cards import Card
 from petl_bench.case import Case
 from petl_bench.errors import UsageError
+from petl_bench.profilers.simulated.allocator.trace import replay
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.profiler import META, run_ledger
 from petl_bench.profilers.simulated.provenance import Provenance
-from petl_bench.profilers.simulated.trace import replay
 from petl_bench.record import Phase
 
 

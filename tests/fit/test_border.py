@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from petl_bench.case import Workload
 from petl_bench.fit.search import border
 from petl_bench.fit.streams import Stream, Streams
-from petl_bench.profilers.simulated.allocator_settings import DEFAULT_SETTINGS
+from petl_bench.profilers.simulated.allocator import DEFAULT_SETTINGS
 from petl_bench.profilers.simulated.capacity import attempt
 from petl_bench.profilers.simulated.ledger import Window
 from petl_bench.record import Category, Phase

@@ -10,9 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from petl_bench import cards, cli, fit
+from petl_bench import cards, cli
 from petl_bench.backbones import FAMILIES
-from petl_bench.fit import Frontier, Question, Vary
+from petl_bench.fit import asking
+from petl_bench.fit.answers import Curve, Frontier
+from petl_bench.fit.asking import Question
+from petl_bench.fit.axis import FIELD, Vary
 from petl_bench.fit.probe import Probe
 from petl_bench.fit.tables import details, overview, to_frame
 from petl_bench.plots.fit_figures import frontier_figure, memory_figure, save_fit_figures
@@ -81,7 +84,7 @@ def frontier(ask):
 
 @pytest.mark.parametrize("vary", [Vary.BATCH, Vary.LENGTH])
 def test_a_run_at_the_answer_fits_and_one_more_is_refused_as_was_said(ask, plan, vary):
-    field = fit.FIELD[vary]
+    field = FIELD[vary]
     for answer in ask(vary).answers[:1]:
         card = replace(CARD, memory_bytes=answer.memory_bytes)
 
@@ -118,7 +121,7 @@ def test_margin_and_reserved_are_the_capacity(ask):
 
 
 def test_the_largest_backbone_is_looked_for_among_the_family_by_size(plan):
-    from petl_bench.fit.probe import axis_of_backbones
+    from petl_bench.fit.axis import axis_of_backbones
 
     family = FAMILIES["t5"]
     sizes = [
@@ -179,7 +182,7 @@ def typed(monkeypatch, capsys):
 @pytest.fixture
 def _in_this_process(monkeypatch):
     """Spare the tests the seconds that a process takes to import torch."""
-    monkeypatch.setattr(fit, "curves", lambda questions, _: [fit.curve(q) for q in questions])
+    monkeypatch.setattr(asking, "curves", lambda questions, _: [asking.curve(q) for q in questions])
 
 
 @pytest.mark.parametrize(
@@ -210,7 +213,7 @@ def test_a_request_that_cannot_be_carried_out_is_one_line_and_exit_code_2(typed,
 
 def test_processes_do_not_hear_ctrl_c_and_this_one_does():
     tell = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
-    with fit.deaf_children():
+    with asking.deaf_children():
         within = subprocess.check_output([sys.executable, "-c", tell])
     after = subprocess.check_output([sys.executable, "-c", tell])
     assert (within.strip(), after.strip()) == (b"True", b"False")
@@ -219,11 +222,11 @@ def test_processes_do_not_hear_ctrl_c_and_this_one_does():
 def test_misfits_beside_methods_that_fit_are_told_on_stderr(typed, monkeypatch, folder):
     def answered(questions, _):
         return [
-            fit.Curve(case=q.planned.case, label=q.planned.label, reason=why)
+            Curve(case=q.planned.case, label=q.planned.label, reason=why)
             for q, why in zip(questions, ["skipped: no such projection", None], strict=True)
         ]
 
-    monkeypatch.setattr(fit, "curves", answered)
+    monkeypatch.setattr(asking, "curves", answered)
     words = ("--backbone", folder, "--memory", "16GiB", "--csv")
     code, _, err = typed("fit", "--methods", "lora[targets=up],bitfit", *words)
     assert (code, err.count("\n")) == (0, 1)
@@ -256,9 +259,9 @@ def test_csv_has_a_row_a_method_and_memory_and_what_was_asked_for_alone(typed, f
 @pytest.mark.usefixtures("_in_this_process")
 def test_more_memory_than_the_card_has_is_taken_and_noted(typed, folder, monkeypatch):
     monkeypatch.setattr(
-        fit,
+        asking,
         "curve",
-        lambda question: fit.Curve(
+        lambda question: Curve(
             case=question.planned.case, label=question.planned.label, reason="error: none"
         ),
     )
@@ -271,6 +274,6 @@ def test_more_memory_than_the_card_has_is_taken_and_noted(typed, folder, monkeyp
 def test_answers_come_from_processes_of_their_own(plan, ask):
     heard = []
     question = Question(planned=plan[0], vary=Vary.BATCH, card=CARD, memory_bytes=ROOMS[:1])
-    (curve,) = fit.curves([question], heard.append)
+    (curve,) = asking.curves([question], heard.append)
     assert heard == ["full"]
     assert curve.answers == ask(Vary.BATCH).answers[:1]

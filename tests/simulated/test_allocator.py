@@ -8,9 +8,13 @@ import pickle
 import pytest
 
 from petl_bench.errors import UsageError
-from petl_bench.profilers.simulated.allocator import CachingAllocator, OutOfMemoryError
-from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
-from petl_bench.profilers.simulated.trace import replay, snapshot
+from petl_bench.profilers.simulated.allocator import (
+    AllocatorSettings,
+    CachingAllocator,
+    OutOfMemoryError,
+)
+from petl_bench.profilers.simulated.allocator.snapshot import snapshot
+from petl_bench.profilers.simulated.allocator.trace import replay
 from petl_bench.units import MIB
 
 EXPANDABLE = AllocatorSettings(expandable_segments=True)

@@ -5,9 +5,14 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from petl_bench.profilers.simulated.allocator import CachingAllocator, OutOfMemoryError
-from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
-from petl_bench.profilers.simulated.trace import replay, snapshot
+from petl_bench.profilers.simulated.allocator import (
+    AllocatorSettings,
+    CachingAllocator,
+    OutOfMemoryError,
+)
+from petl_bench.profilers.simulated.allocator.device import Device
+from petl_bench.profilers.simulated.allocator.snapshot import snapshot
+from petl_bench.profilers.simulated.allocator.trace import replay
 from petl_bench.units import MIB
 
 BOUNDARIES = (512, MIB, 10 * MIB, 12 * MIB, 20 * MIB, 39_321_600)
@@ -250,20 +255,24 @@ def test_a_model_of_plain_lists_comes_to_the_same_numbers(events, capacity):
         assert allocator.allocated_bytes == model.allocated
 
 
+class FallingAddresses(Device):
+    """A device whose addresses fall, as a GPU's may."""
+
+    def new_address(self, size):
+        return 2**47 - super().new_address(size) - size
+
+
 class Recorder(CachingAllocator):
     """The model as the recorded GPU: writes the trace that PyTorch would, at odd addresses."""
 
     def __init__(self, chosen):
         super().__init__(settings=chosen)
+        self._device = FallingAddresses()
         self.trace = []
         self.known = {}
 
     def note(self, action, address, size):
         self.trace.append({"action": action, "addr": address, "size": size, "stream": 0})
-
-    def _new_address(self, size):
-        # Falling, as addresses of a GPU may be.
-        return 2**47 - super()._new_address(size) - size
 
     def note_segments(self):
         now = {segment["address"]: segment["total_size"] for segment in snapshot(self)}

@@ -10,8 +10,11 @@ from petl_bench import backbones, cards, method_spec
 from petl_bench.case import Case, Workload
 from petl_bench.eras import TORCH_1_10
 from petl_bench.profilers.simulated.accounting import Accountant
-from petl_bench.profilers.simulated.allocator import CachingAllocator, OutOfMemoryError
-from petl_bench.profilers.simulated.allocator_settings import DEFAULT_SETTINGS
+from petl_bench.profilers.simulated.allocator import (
+    DEFAULT_SETTINGS,
+    CachingAllocator,
+    OutOfMemoryError,
+)
 from petl_bench.profilers.simulated.capacity import attempt, refusal
 from petl_bench.profilers.simulated.era import ERAS
 from petl_bench.profilers.simulated.ledger import LOADED, Ledger

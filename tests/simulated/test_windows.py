@@ -4,7 +4,7 @@ import pytest
 
 from petl_bench.case import Workload
 from petl_bench.profilers.simulated.accounting import Accountant
-from petl_bench.profilers.simulated.allocator_settings import DEFAULT_SETTINGS
+from petl_bench.profilers.simulated.allocator import DEFAULT_SETTINGS
 from petl_bench.profilers.simulated.capacity import attempt
 from petl_bench.profilers.simulated.ledger import LOADED, Ledger
 from petl_bench.profilers.simulated.windows import split

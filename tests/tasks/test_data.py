@@ -14,9 +14,9 @@ import pytest
 
 from petl_bench.errors import UsageError
 from petl_bench.tasks import packaged, splits, weights
+from petl_bench.tasks.catalogue import TASKS, find
 from petl_bench.tasks.labels import Example
 from petl_bench.tasks.packaged import places
-from petl_bench.tasks.task import TASKS, find
 
 from .conftest import make_examples, write_lines
 

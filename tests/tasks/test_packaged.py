@@ -12,9 +12,9 @@ import pytest
 
 from petl_bench.errors import UsageError
 from petl_bench.tasks import packaged, splits
+from petl_bench.tasks.catalogue import find
 from petl_bench.tasks.packaged import cache, e5
 from petl_bench.tasks.packaged.splitting import by_group
-from petl_bench.tasks.task import find
 
 
 @pytest.fixture(autouse=True)

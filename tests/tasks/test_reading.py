@@ -9,11 +9,11 @@ from petl_bench.cards import DEFAULT_CARD
 from petl_bench.errors import UsageError
 from petl_bench.record import Status
 from petl_bench.tasks import splits, weights
+from petl_bench.tasks.catalogue import find
 from petl_bench.tasks.labels import Example
 from petl_bench.tasks.metrics import score
 from petl_bench.tasks.rates import parse
 from petl_bench.tasks.store import TrainingStore
-from petl_bench.tasks.task import find
 
 from .conftest import save_tiny_t5, write_lines
 
@@ -126,7 +126,8 @@ def data(tmp_path):
 
 
 def run(backbone, folder, name, methods, **asked):
-    from petl_bench.tasks.running import Asked, Bench, run
+    from petl_bench.tasks.planning import Asked, Bench
+    from petl_bench.tasks.running import run
 
     task = find(name)
     bench = Bench(task=task, splits=splits.load(task, folder), weights=weights.find(str(backbone)))
@@ -326,7 +327,7 @@ def test_a_very_long_text_is_cut_or_read_in_windows(encoder, data, name):
 
 
 def test_free_words_need_a_backbone_that_has_them(encoder, tmp_path):
-    from petl_bench.tasks.running import Bench
+    from petl_bench.tasks.planning import Bench
 
     task = find("gqa")
     found = splits.Splits(task=task, labels=(), train=[Example((), ("a",))], validation=[], test=[])

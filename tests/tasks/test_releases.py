@@ -12,12 +12,12 @@ from petl_bench.cards import DEFAULT_CARD
 from petl_bench.errors import UsageError
 from petl_bench.record import Status
 from petl_bench.tasks import splits, weights
+from petl_bench.tasks.catalogue import find
 from petl_bench.tasks.cider import cider_d
 from petl_bench.tasks.labels import Example
 from petl_bench.tasks.metrics import score
 from petl_bench.tasks.rates import parse
 from petl_bench.tasks.store import TrainingStore
-from petl_bench.tasks.task import find
 from petl_bench.tasks.text_metrics import (
     answer_accuracy,
     entity_f1,
@@ -203,7 +203,8 @@ def backbone(tmp_path_factory):
 
 
 def run(backbone, folder, name, method, **asked):
-    from petl_bench.tasks.running import Asked, Bench, run
+    from petl_bench.tasks.planning import Asked, Bench
+    from petl_bench.tasks.running import run
 
     task = find(name)
     found = splits.load(task, folder, folder / "grid.safetensors")

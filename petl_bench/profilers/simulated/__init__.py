@@ -5,12 +5,11 @@ ledger      storages allocated and freed, in order, with FLOPs
 cuda_semantics  where CUDA runs other operators; kernels/, what its kernels allocate
 era         how PyTorch kept its tensors in a paper's day
 windows     the ledger's stream in the order in which it is replayed
-allocator   PyTorch's caching allocator, and allocator_settings its options
+allocator/  PyTorch's caching allocator, its options, and the proof: a recorded trace replayed
 accounting  the stream through the allocator, per phase and category
 capacity    the stream through an allocator that can run full
 values      what operators answer that ask for values
 roofline    time, estimated; machines: what a GPU and a CPU need for one operator; timing: a
             CPU's step; calibration: its rates
 provenance  the module and the line that made each storage
-trace       proof: a recorded trace replayed
 """

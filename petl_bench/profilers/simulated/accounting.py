@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from petl_bench.profilers.simulated.allocator import CachingAllocator
-from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.allocator import AllocatorSettings, CachingAllocator
 from petl_bench.profilers.simulated.ledger import Ledger, Window
 from petl_bench.profilers.simulated.windows import Replay
 from petl_bench.record import Category, PhaseMemory, TimelinePoint
@@ -55,7 +54,8 @@ class Accountant:
         peak = self._raised(_Peak())
         for event in self._ledger.events[window.start : window.stop]:
             self._apply(event)
-            peak = self._raised(peak)
+            if event >= 0:  # a free raises nothing
+                peak = self._raised(peak)
         self._rename_after(window)
         return PhaseMemory(
             peak_allocated_bytes=peak.allocated,
@@ -92,7 +92,8 @@ class Accountant:
                 crest = self._raised(_Peak())
                 for event in self._ledger.events[start:stop]:
                     self._apply(event)
-                    crest = self._raised(crest)
+                    if event >= 0:
+                        crest = self._raised(crest)
                 by_category = _named(crest.by_category)
                 points.append(
                     TimelinePoint(event=stop - first, phase=window.phase, by_category=by_category)

@@ -4,8 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from petl_bench.case import Workload
-from petl_bench.profilers.simulated.allocator import CachingAllocator, OutOfMemoryError
-from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.allocator import (
+    AllocatorSettings,
+    CachingAllocator,
+    OutOfMemoryError,
+)
 from petl_bench.profilers.simulated.ledger import Window
 from petl_bench.profilers.simulated.windows import Recorded, Replay, split
 from petl_bench.record import Refusal

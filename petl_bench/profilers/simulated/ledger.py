@@ -3,7 +3,7 @@
 A dispatch mode watches each operator. A storage enters the ledger when an operator first returns
 a tensor on it and leaves when torch frees it; views and aliases share their storage and count
 once. What results is a stream of allocations and frees, to be replayed through a model of the
-caching allocator (`allocator.py`). Storages have no data (`meta` tensors), so a model of any size
+caching allocator (`allocator/`). Storages have no data (`meta` tensors), so a model of any size
 fits in RAM and every run gives the same stream.
 """
 

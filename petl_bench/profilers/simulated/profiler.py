@@ -13,7 +13,7 @@ from petl_bench.case import Case, Parallel, Workload
 from petl_bench.environment import allocator_conf
 from petl_bench.errors import UsageError
 from petl_bench.profilers.simulated.accounting import Accountant, Life
-from petl_bench.profilers.simulated.allocator_settings import AllocatorSettings
+from petl_bench.profilers.simulated.allocator import AllocatorSettings
 from petl_bench.profilers.simulated.autocast import autocast_on_meta
 from petl_bench.profilers.simulated.capacity import refusal
 from petl_bench.profilers.simulated.era import ERAS, Era

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from petl_bench.errors import UsageError
+from petl_bench.profilers.simulated.allocator.sizes import (
+    K_LARGE_SEGMENT_SIZE,
+    K_MIN_LARGE_ALLOC,
+    K_ROUND_UP_POWER_OF_TWO_INTERVALS,
+)
 from petl_bench.units import MIB
-
-K_MIN_LARGE_ALLOC: Final = 10 * MIB  # kMinLargeAlloc: from here a request gets its own segment
-K_LARGE_SEGMENT_SIZE: Final = 20 * MIB  # large_segment_size_, which was kLargeBuffer once
-K_ROUND_UP_POWER_OF_TWO_INTERVALS: Final = 16  # from 1 MiB, each twice the one before
 
 _WITHOUT_EFFECT: Final = frozenset(
     {
@@ -66,6 +67,11 @@ class AllocatorSettings:
         """What a process may reserve of a device with `total_bytes` (setMemoryFraction)."""
         fraction = self.per_process_memory_fraction
         return total_bytes if fraction == 1.0 else int(fraction * total_bytes)
+
+    @property
+    def collects_garbage(self) -> bool:
+        """Whether old segments are released before the memory that is allowed is full."""
+        return self.per_process_memory_fraction < 1.0 and self.garbage_collection_threshold > 0
 
     @classmethod
     def parse(cls, text: str) -> "AllocatorSettings":

@@ -1,35 +1,13 @@
-"""The model of the allocator beside what was recorded of PyTorch's on a GPU: traces, snapshots."""
+"""The model of the allocator beside a trace recorded of PyTorch's on a GPU."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
-from petl_bench.profilers.simulated.allocator import CachingAllocator, _Block
-from petl_bench.profilers.simulated.allocator_settings import DEFAULT_SETTINGS, AllocatorSettings
-
-
-class BlockInfo(TypedDict):
-    """One block of a segment, as in torch.cuda.memory_snapshot; sizes in bytes."""
-
-    address: int
-    size: int
-    requested_size: int  # as last asked for; a free block keeps an old one
-    state: Literal["active_allocated", "inactive"]
-
-
-class SegmentInfo(TypedDict):
-    """One contiguous run of device memory, as in torch.cuda.memory_snapshot; sizes in bytes."""
-
-    address: int
-    total_size: int
-    allocated_size: int
-    active_size: int
-    requested_size: int
-    stream: int
-    segment_type: Literal["large", "small"]
-    is_expandable: bool
-    blocks: list[BlockInfo]
+from petl_bench.profilers.simulated.allocator.caching import CachingAllocator
+from petl_bench.profilers.simulated.allocator.device import Device
+from petl_bench.profilers.simulated.allocator.settings import DEFAULT_SETTINGS, AllocatorSettings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,70 +53,42 @@ def replay(
             yield step
 
 
-def snapshot(allocator: CachingAllocator) -> list[SegmentInfo]:
-    """Segments and their blocks by address, in the form of torch.cuda.memory_snapshot."""
-    free = [entry[-1] for pool in (allocator._small, allocator._large) for entry in pool.blocks]
-    used = [block for block in allocator._blocks.values() if block is not None]
-    heads = [block for block in free + used if block.prev is None or not block.prev.mapped]
-    return [_segment_info(head) for head in sorted(heads, key=lambda block: block.address)]
+class _RecordedDevice(Device):
+    """A device that puts segments where a GPU put them."""
 
+    __slots__ = ("new_addresses",)
 
-def _segment_info(head: _Block) -> SegmentInfo:
-    run = list(_mapped_run(head))
-    used = [block for block in run if block.allocated]
-    used_size = sum(block.size for block in used)
-    return {
-        "address": head.address,
-        "total_size": sum(block.size for block in run),
-        "allocated_size": used_size,
-        "active_size": used_size,
-        "requested_size": sum(block.requested_size for block in used),
-        "stream": 0,
-        "segment_type": "small" if head.pool.is_small else "large",
-        "is_expandable": head.segment is not None,
-        "blocks": [
-            {
-                "address": block.address,
-                "size": block.size,
-                "requested_size": block.requested_size,
-                "state": "active_allocated" if block.allocated else "inactive",
-            }
-            for block in run
-        ],
-    }
+    def __init__(self) -> None:
+        super().__init__()
+        self.new_addresses: deque[int] = deque()  # of segments the GPU got for the next alloc
 
-
-def _mapped_run(head: _Block) -> Iterator[_Block]:
-    block: _Block | None = head
-    while block is not None and block.mapped:
-        yield block
-        block = block.next
+    def new_address(self, size: int) -> int:
+        fallback = super().new_address(size)
+        # Behind all that a GPU hands out (48 bits), and so never equal to one of those.
+        return self.new_addresses.popleft() if self.new_addresses else 2**48 + fallback
 
 
 class _Replayer(CachingAllocator):
     """An allocator whose device does as a recorded trace says."""
 
+    _device: _RecordedDevice
+
     def __init__(self, settings: AllocatorSettings) -> None:
         super().__init__(settings=settings)
+        self._device = _RecordedDevice()
         self.recorded_reserved_bytes = 0
-        self.new_addresses: deque[int] = deque()  # of segments the GPU got for the next alloc
-
-    def _new_address(self, size: int) -> int:
-        fallback = super()._new_address(size)
-        # Behind all that a GPU hands out (48 bits), and so never equal to one of those.
-        return self.new_addresses.popleft() if self.new_addresses else 2**48 + fallback
 
     def apply(self, action: str, address: int, size: int) -> ReplayStep | None:
         """Do what one entry of the trace says; a step where reserved bytes can be compared."""
         if action in ("segment_alloc", "segment_map"):
             self.recorded_reserved_bytes += size
-            self.new_addresses.append(address)
+            self._device.new_addresses.append(address)
         elif action in ("segment_free", "segment_unmap"):
             self.recorded_reserved_bytes -= size
             self.release_at(address)
         elif action == "alloc":
             self.malloc(address, size)
-            self.new_addresses.clear()
+            self._device.new_addresses.clear()
             return self.step("alloc", address, self.place(address))
         elif action == "free_completed":
             place = self.place(address)
@@ -170,8 +120,5 @@ class _Replayer(CachingAllocator):
         for pool in (self._large, self._small):
             for size, start, block in pool.blocks:
                 if start <= address < start + size:
-                    if block.segment is not None:
-                        self._unmap_block(block, block.segment)
-                    elif not block.is_split:
-                        self._release_block(block)
+                    self._release(block)
                     return

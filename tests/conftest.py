@@ -1,6 +1,7 @@
 """Made-up records: plain values, with round numbers that a reader can check by eye."""
 
 import gc
+import itertools
 import os
 import shutil
 import sys
@@ -26,6 +27,10 @@ from petl_bench.record import (
 from petl_bench.units import GIB
 from petl_bench.worker import warm_up
 
+from .warm import warm, warm_processes
+
+__all__ = ["warm", "warm_processes"]
+
 # Models are tiny and tests run side by side: threads of one operator would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -40,6 +45,17 @@ def pytest_collection_finish():
         warm_up()
     gc.freeze()
     gc.enable()
+
+
+def pytest_runtest_logfinish(nodeid):
+    """Now and then, likewise what tests have imported and keep: simulations collect, each first."""
+    del nodeid
+    if next(_finished) % 20 == 0:
+        gc.collect()
+        gc.freeze()
+
+
+_finished = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items):
@@ -271,21 +287,44 @@ def chromium():
         browser.close()
 
 
+@pytest.fixture(scope="session")
+def tab(chromium):
+    """One page for all, since a new one compiles plotly anew, which takes two seconds."""
+    return _heard(chromium.new_page())
+
+
+def _placed(path, place):
+    """Copy a page to `place`: at the same address and line its plotly is known by now."""
+    before, script, after = path.read_text(encoding="utf-8").partition("\n<script>")
+    blank = "\n" * (100_000 - before.count("\n"))
+    place.write_text(f"{before}{blank}{script}{after}", encoding="utf-8")
+    return place
+
+
+def _heard(page):
+    """`page`, whose `complaints` are its console errors and network requests."""
+    page.complaints = []
+    page.on("pageerror", lambda error: page.complaints.append(str(error)))
+    page.on("console", lambda said: page.complaints.append(said.text))
+    page.on("request", lambda request: page.complaints.append(request.url))
+    return page
+
+
 @pytest.fixture
-def open_page(chromium):
-    """Opens a file; the page's `complaints` are its console errors and network requests."""
+def open_page(chromium, tab, tmp_path_factory):
+    """Opens a file; `device` is what only a browser context of its own can pretend."""
     contexts = []
 
-    def open_page(path, **options):
-        options = {"viewport": {"width": 1200, "height": 900}, **options}
-        context = chromium.new_context(**options)
-        contexts.append(context)
-        page = context.new_page()
-        page.complaints = []
-        page.on("pageerror", lambda error: page.complaints.append(str(error)))
-        page.on("console", lambda said: page.complaints.append(said.text))
-        page.on("request", lambda request: page.complaints.append(request.url))
-        page.goto(path.as_uri())
+    def open_page(path, *, width=1200, height=900, color_scheme="light", **device):
+        page = tab
+        if device:
+            contexts.append(chromium.new_context(**device))
+            page = _heard(contexts[-1].new_page())
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=color_scheme)
+        page.mouse.move(0, 0)
+        page.complaints.clear()
+        page.goto(_placed(path, tmp_path_factory.getbasetemp() / "opened.html").as_uri())
         page.wait_for_function(
             "[...document.querySelectorAll('.chart')].every((chart) => chart.dataset.drawn)"
         )
@@ -293,5 +332,6 @@ def open_page(chromium):
         return page
 
     yield open_page
+    tab.goto("about:blank")
     for context in contexts:
         context.close()

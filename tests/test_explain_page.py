@@ -125,7 +125,7 @@ def test_the_table_of_tensors_unfolds_and_needs_no_sideways_scrolling(open_page,
 
 
 def test_the_page_fits_a_phone_and_the_dark(open_page, write):
-    page = open_page(write(_made_up()), viewport={"width": 360, "height": 740}, color_scheme="dark")
+    page = open_page(write(_made_up()), width=360, height=740, color_scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     assert page.complaints == []
 

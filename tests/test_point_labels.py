@@ -129,7 +129,7 @@ def test_names_on_the_page_are_told_apart(open_page, made_up_record, tmp_path, w
     ]
     path = tmp_path / "report.html"
     write_report(records, path, command="petl-bench run")
-    page = open_page(path, viewport={"width": width, "height": 900})
+    page = open_page(path, width=width)
     drawn = page.locator("#g1-1-0").evaluate(_DRAWN)
     assert len(drawn["points"]) == 16
     labels = drawn["labels"]

@@ -282,7 +282,7 @@ def test_a_phone_scrolls_tables_in_their_box_and_never_the_page(
     show, made_up_records, made_up_record
 ):
     records = _mixed(made_up_records, made_up_record)
-    page = show(records, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = show(records, width=390, height=844, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     scroll, client = page.locator(".scroll").first.evaluate("(b) => [b.scrollWidth, b.clientWidth]")
     assert scroll > client
@@ -385,7 +385,7 @@ def test_all_that_can_be_used_has_a_name_and_is_reached_by_the_keyboard(show, ma
 @pytest.mark.parametrize("width", [360, 1200])
 def test_the_page_can_be_looked_at(show, made_up_records, tmp_path, scheme, width):
     """Set PETL_BENCH_SCREENSHOTS to a folder to keep what is seen."""
-    page = show(made_up_records(6), viewport={"width": width, "height": 860}, color_scheme=scheme)
+    page = show(made_up_records(6), width=width, height=860, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     kept = Path(os.environ.get("PETL_BENCH_SCREENSHOTS", tmp_path))
     image = kept / f"report-{scheme}-{width}.png"

@@ -539,6 +539,7 @@ def test_a_comparison_without_a_number_does_not_pass(verify_command, made_up_pai
     assert simulated[1] == {A100: "h100"}
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_a_measured_t5_small_is_simulated_stored_and_compared(verify_command, made_up_record):
     """Measured is what a simulation says, each counter divided by 1.02: an error of 2 %."""
     measured = measured_t5_small(made_up_record)

@@ -34,12 +34,12 @@ def _empty_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def finished_run(tiny, tmp_path_factory):
+def finished_run(tiny, tmp_path_factory, warm):
     """The folder of a run, and what it printed."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     out, err = io.StringIO(), io.StringIO()
     words = ["petl-bench", *RUN, "--backbone", str(tiny), *GRID, "--out", str(folder)]
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+    with pytest.MonkeyPatch.context() as patch, warm(), redirect_stdout(out), redirect_stderr(err):
         patch.setattr(sys, "argv", words)
         with pytest.raises(SystemExit) as left:
             main()

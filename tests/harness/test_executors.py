@@ -176,6 +176,7 @@ def test_gpus_are_looked_for_where_the_workers_are(command, tmp_path, monkeypatc
 # Here
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_two_lanes_give_the_bytes_of_one_case_at_a_time_and_leave_nobody_behind(
     tmp_path, tiny, processes
 ):

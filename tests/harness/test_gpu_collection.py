@@ -109,6 +109,7 @@ def suite(tiny, tmp_path):
     return path
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_what_is_collected_is_packed_not_run_again_and_can_be_verified(
     collected, suite, tmp_path, monkeypatch
 ):

@@ -13,6 +13,8 @@ import pytest
 from petl_bench.record import load_record
 from petl_bench.store import FILE_NAME
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
+
 PAPER = """
 title = "A tiny paper"
 source = "Nobody 2022"

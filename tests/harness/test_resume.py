@@ -11,6 +11,8 @@ import pytest
 
 from petl_bench.store import FILE_NAME
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
+
 METHODS = "lora,sleeping,lst"
 
 

@@ -58,7 +58,7 @@ def plan_of(methods, tiny):
 
 
 @pytest.fixture(scope="module")
-def bad_day(fake_methods, tiny, tmp_path_factory, patch):
+def bad_day(fake_methods, tiny, tmp_path_factory, patch, warm):
     """Records of a plan in which almost everything goes wrong, and how it went."""
     del fake_methods
     store = Store(tmp_path_factory.mktemp("bad-day"))
@@ -69,7 +69,8 @@ def bad_day(fake_methods, tiny, tmp_path_factory, patch):
         del planned
         stored.append((done, store.path.read_bytes().count(b"\n")))
 
-    records = list(SIMULATED.run(plan_of(BAD_DAY, tiny), store, progress))
+    with warm():
+        records = list(SIMULATED.run(plan_of(BAD_DAY, tiny), store, progress))
     return {record.label: record for record in records}, store, started, stored
 
 
@@ -203,6 +204,7 @@ def test_a_plan_that_is_finished_starts_no_worker(tmp_path, tiny, made_up_record
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.usefixtures("warm_processes")
 def test_a_measuring_worker_that_finds_no_device_is_told_once_and_nothing_is_stored(tmp_path, tiny):
     measuring = Runner(origin=Origin.MEASURED, card=SIMULATED.card)
     store = Store(tmp_path)

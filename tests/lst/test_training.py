@@ -144,6 +144,7 @@ def test_a_compiled_model_computes_the_same(make_t5, batch, stirred):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_two_processes_train_one_ladder(tmp_path):
     """Each ends up with the mean of what either would have had alone."""
     script = Path(distributed_rank.__file__)

@@ -60,7 +60,9 @@ def suite(pytester):
 
     def run(text, *arguments):
         pytester.makepyfile(test_it=text)
-        return pytester.runpytest_inprocess("-p", PLUGIN, "-p", "no:cacheprovider", *arguments)
+        # Hypothesis's own plugin imports all of hypothesis again at the end of every inner session.
+        plugins = [f"-p{name}" for name in (PLUGIN, "no:cacheprovider", "no:hypothesispytest")]
+        return pytester.runpytest_inprocess(*plugins, *arguments)
 
     yield run
     sys.modules.pop("model", None)

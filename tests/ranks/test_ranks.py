@@ -163,6 +163,7 @@ def test_a_sharded_rank_peaks_where_torch_profiler_sees_a_real_one_peak(spec, fa
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_processes")
 def test_two_processes_keep_to_the_byte_what_is_simulated(tmp_path):
     """Over gloo, which lets go of what it sends when its threads come to it, and copies more."""
     cases = [

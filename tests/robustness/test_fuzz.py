@@ -7,9 +7,11 @@ import io
 import json
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.main
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -236,7 +238,8 @@ def test_a_command_line_never_ends_in_a_traceback(tmp_path, verb, words):
         patch.setattr(sys, "argv", ["petl-bench", *filter(None, [verb]), *words])
         for place in ("run.run_plan", "again.run_plan", "run._write_outputs"):
             patch.setattr(f"petl_bench.cli.{place}", lambda *_: [])
-        patch.setattr("petl_bench.explain.explain", _would_simulate)
+        patch.setattr("petl_bench.explain.explain_step", _would_simulate)
+        patch.setattr("typer.main.get_command", _built_once)
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as left:
             main()
     said = err.getvalue()
@@ -244,6 +247,9 @@ def test_a_command_line_never_ends_in_a_traceback(tmp_path, verb, words):
     assert "Traceback" not in said
     assert "defect" not in said
     assert not list(tmp_path.glob("*.jsonl"))
+
+
+_built_once = cache(typer.main.get_command)
 
 
 def _would_simulate(*_arguments, **_options):

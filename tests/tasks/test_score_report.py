@@ -221,7 +221,7 @@ def test_nothing_written_by_others_becomes_markup(show):
 def test_the_page_can_be_looked_at(show, tmp_path, scheme, width):
     """Set PETL_BENCH_SCREENSHOTS to a folder to keep what is seen."""
     found = records(tasks=("rte",))
-    page = show(found, viewport={"width": width, "height": 860}, color_scheme=scheme)
+    page = show(found, width=width, height=860, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     kept = Path(os.environ.get("PETL_BENCH_SCREENSHOTS", tmp_path))
     image = kept / f"scores-{scheme}-{width}.png"

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-_Form = tuple[torch.Size, tuple[int, ...], torch.dtype]
+_Form = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 _PLAIN_TENSORS = frozenset({torch.Tensor, torch.nn.Parameter})
 _TYPES_OF_VALUES = frozenset(
     {int, float, bool, str, type(None)}
@@ -72,7 +72,7 @@ class _Remembering:
                 if len(self._forms) == MOST_FORMS:
                     self._forms.clear()
                 results = (out,) if isinstance(out, torch.Tensor) else out
-                self._forms[key] = _forms(results, _storages((*args, *kwargs.values())))
+                self._forms[_kept(key)] = _forms(results, _storages((*args, *kwargs.values())))
             return out
         made = [
             torch.empty_strided(size, stride, dtype=dtype, device="meta")
@@ -100,7 +100,7 @@ class _Writing:
         if _form(args, floats=False) == key[0]:  # else it has changed more than data
             if len(self._fine) == (MOST_FORMS if self._returns else MOST_LISTS):
                 self._fine.clear()
-            self._fine.add(key)
+            self._fine.add(_kept(key))
         return written
 
 
@@ -125,12 +125,17 @@ def _form(values: Iterable[Any], *, floats: bool = True) -> tuple[Any, ...]:
     return tuple(form)
 
 
+def _kept(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An equal key without `torch.Size`s, so that no search for cycles goes through it."""
+    return tuple(_kept(part) if isinstance(part, tuple) else part for part in key)
+
+
 def _forms(results: Iterable[Any], used: set[int]) -> list[_Form] | None:
     """The forms of results that have storages of their own, and only if `used` are some others."""
     results = list(results)
     if not used or not all(map(_is_plain, results)) or used & _storages(results):
         return None
-    return [(result.shape, result.stride(), result.dtype) for result in results]
+    return [(tuple(result.shape), result.stride(), result.dtype) for result in results]
 
 
 def _is_plain(result: Any) -> bool:

@@ -92,9 +92,9 @@ def _detail_row(answer: Answer, vary: Vary) -> tuple[Cell, ...]:
     )
     return (
         Cell(text=answer.label),
-        _size(answer.memory_bytes),
+        Cell.of(answer.memory_bytes, format_bytes),
         _largest_cell(answer, vary),
-        *map(_size, sizes),
+        *(Cell.of(size, format_bytes) for size in sizes),
         Cell(text=overflow.phase.replace("_", " ") if overflow else ABSENT),
         Cell(text=tensor_text(overflow) if overflow else ABSENT),
     )
@@ -115,10 +115,6 @@ def _largest_cell(answer: Answer, vary: Vary) -> Cell:
         return Cell(text=place)
     sign = "" if answer.overflow else "≥ "
     return Cell(text=f"{sign}{int(place):,}", number=int(place))
-
-
-def _size(size: int | None) -> Cell:
-    return Cell(text=ABSENT if size is None else format_bytes(size), number=size)
 
 
 def to_frame(frontier: Frontier) -> pd.DataFrame:

@@ -128,17 +128,14 @@ def _left_out(found: Sized, top: int | None) -> str:
 
 
 def _text(text: str) -> Cell:
-
     return Cell(text=text or ABSENT)
 
 
 def _size(size: int, *, signed: bool = False) -> Cell:
-
     plus = "+" if signed and size > 0 else ""
     return Cell(text=plus + format_bytes(size), number=size)
 
 
 def _share(size: int, found: Explanation) -> Cell:
-
     share = 100 * size / found.peak_allocated_bytes
     return Cell(text=percent(share), number=share)

@@ -185,7 +185,7 @@ def _peak_of(row: dict[str, Value]) -> int:
 
 def _sizes(by_label: Mapping[str, int | None], labels: Iterable[str]) -> Iterable[Cell]:
     for size in map(by_label.get, labels):
-        yield Cell(text=ABSENT if size is None else format_bytes(size), number=size)
+        yield Cell.of(size, format_bytes)
 
 
 def _beside_the_first(sizes: Sequence[int | None]) -> Iterable[Cell]:

@@ -6,7 +6,7 @@ from statistics import fmean
 import pandas as pd
 
 from petl_bench.record import Status
-from petl_bench.tables import ABSENT, Cell, Column, Table
+from petl_bench.tables import Cell, Column, Table
 from petl_bench.tasks.boards import Board, Standing
 from petl_bench.tasks.metrics import score
 from petl_bench.tasks.record import Outcome, TrainingRecord
@@ -21,18 +21,18 @@ def summary(group: TaskGroup) -> Table:
     found = group.rows
     measured = any(row.measured_bytes is not None for row in found)
     shown: list[tuple[str, Callable[[MethodRow], Cell]]] = [
-        ("seeds", lambda row: _number(len(row.done), str)),
+        ("seeds", lambda row: Cell.of(len(row.done), str)),
         ("test score", lambda row: _mean(row, _test_score, _percent)),
-        ("± over seeds", lambda row: _number(row.spread, _percent)),
+        ("± over seeds", lambda row: Cell.of(row.spread, _percent)),
         ("validation score", lambda row: _mean(row, validation_score, _percent)),
         ("trainable", lambda row: _mean(row, _trainable, lambda n: format_count(round(n)))),
-        ("peak memory, simulated", lambda row: _number(row.simulated_bytes, format_bytes)),
+        ("peak memory, simulated", lambda row: Cell.of(row.simulated_bytes, format_bytes)),
     ]
     if measured:
-        shown.append(("peak memory, measured", lambda r: _number(r.measured_bytes, format_bytes)))
+        shown.append(("peak memory, measured", lambda r: Cell.of(r.measured_bytes, format_bytes)))
     shown += [
         ("time per step (ms)", lambda row: _mean(row, _step_s, _milliseconds)),
-        ("learning rate", lambda row: _number(row.recipe.learning_rate, _rate)),
+        ("learning rate", lambda row: Cell.of(row.recipe.learning_rate, _rate)),
         *_energy(found),
         *_differing(found),
     ]
@@ -71,17 +71,17 @@ def caption(records: Sequence[TrainingRecord]) -> str:
 def average_table(found: Board) -> Table:
     """Scores of each method on average over tasks, and what it needs on average."""
     shown: list[tuple[str, Callable[[Standing], Cell]]] = [
-        ("seeds", lambda each: _number(len(each.scores), str)),
-        ("average score", lambda each: _number(each.score, _percent)),
-        ("± over seeds", lambda each: _number(each.spread, _percent)),
-        ("trainable", lambda each: _number(each.trainable_parameters, format_count)),
-        ("peak memory, simulated", lambda each: _number(each.simulated_bytes, format_bytes)),
+        ("seeds", lambda each: Cell.of(len(each.scores), str)),
+        ("average score", lambda each: Cell.of(each.score, _percent)),
+        ("± over seeds", lambda each: Cell.of(each.spread, _percent)),
+        ("trainable", lambda each: Cell.of(each.trainable_parameters, format_count)),
+        ("peak memory, simulated", lambda each: Cell.of(each.simulated_bytes, format_bytes)),
     ]
     if any(each.measured_bytes is not None for each in found.standings):
         shown.append(
-            ("peak memory, measured", lambda each: _number(each.measured_bytes, format_bytes))
+            ("peak memory, measured", lambda each: Cell.of(each.measured_bytes, format_bytes))
         )
-    shown.append(("time per step (ms)", lambda each: _number(each.step_s, _milliseconds)))
+    shown.append(("time per step (ms)", lambda each: Cell.of(each.step_s, _milliseconds)))
     return Table(
         title=found.title,
         caption=(
@@ -102,12 +102,12 @@ def average_table(found: Board) -> Table:
 def runs_table(group: TaskGroup) -> Table:
     """A row a seed."""
     shown: list[tuple[str, Callable[[TrainingRecord], Cell]]] = [
-        ("seed", lambda record: _number(record.trial.seed, str)),
-        ("learning rate", lambda record: _number(record.trial.recipe.learning_rate, _rate)),
+        ("seed", lambda record: Cell.of(record.trial.seed, str)),
+        ("learning rate", lambda record: Cell.of(record.trial.recipe.learning_rate, _rate)),
         ("test score", _of(_test_score, _percent)),
         ("validation score", _of(validation_score, _percent)),
         ("best step", _of(lambda outcome: outcome.best_step, "{:,}".format)),
-        ("steps", lambda record: _number(record.trial.recipe.steps, "{:,}".format)),
+        ("steps", lambda record: Cell.of(record.trial.recipe.steps, "{:,}".format)),
         ("last training loss", _of(lambda o: o.evaluations[-1].train_loss, "{:.4f}".format)),
         ("time (s)", _of(lambda outcome: outcome.elapsed_s, "{:.0f}".format)),
     ]
@@ -136,7 +136,7 @@ def _of(
     of: Callable[[Outcome], float], text: Callable[[float], str]
 ) -> Callable[[TrainingRecord], Cell]:
     def cell(record: TrainingRecord) -> Cell:
-        return _number(of(record.outcome) if record.outcome else None, text)
+        return Cell.of(of(record.outcome) if record.outcome else None, text)
 
     return cell
 
@@ -187,7 +187,7 @@ def _energy(found: Sequence[MethodRow]) -> list[tuple[str, Callable[[MethodRow],
 
     def cell(row: MethodRow) -> Cell:
         known = [o.energy_j for o in row.outcomes if o.energy_j is not None]
-        return _number(fmean(known) if known else None, lambda joules: f"{joules / 1000:.1f}")
+        return Cell.of(fmean(known) if known else None, lambda joules: f"{joules / 1000:.1f}")
 
     known = any(outcome.energy_j is not None for row in found for outcome in row.outcomes)
     return [("energy of a run (kJ)", cell)] if known else []
@@ -197,7 +197,7 @@ def _differing(found: Sequence[MethodRow]) -> list[tuple[str, Callable[[MethodRo
     """A column for each part of the recipe that not all rows have in common."""
 
     def column(name: str) -> Callable[[MethodRow], Cell]:
-        return lambda row: _number(getattr(row.recipe, name), "{:,}".format)
+        return lambda row: Cell.of(getattr(row.recipe, name), "{:,}".format)
 
     return [
         (header, column(name))
@@ -231,11 +231,7 @@ def _percent(share: float) -> str:
 
 
 def _mean(row: MethodRow, of: Callable[[Outcome], float], text: Callable[[float], str]) -> Cell:
-    return _number(row.mean(of), text)
-
-
-def _number(value: float | None, text: Callable[..., str]) -> Cell:
-    return Cell(text=ABSENT if value is None else text(value), number=value)
+    return Cell.of(row.mean(of), text)
 
 
 def _status(row: MethodRow) -> Cell:

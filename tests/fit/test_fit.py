@@ -193,7 +193,7 @@ def _in_this_process(monkeypatch):
         ("--memory 0GiB", ["memory", "0 B", "context"]),
         ("--memory 16GiB,100MiB", ["memory", "100.00 MiB", "context"]),
         ("--memory -1GiB", ["memory"]),
-        ("--gpu t5", ["gpu", "'t5'", "did you mean t4"]),
+        ("--gpu t5", ["gpu", "'t5'", "there are: t4, "]),
         ("--vary depth", ["vary", "'depth'", *Vary]),
         ("--batch-size 3", ["batch"]),
         ("--vary length --source-length 9", ["length"]),

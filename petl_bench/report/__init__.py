@@ -8,19 +8,13 @@ from typing import get_args
 
 from petl_bench.palette import Look
 from petl_bench.record import Origin, Record, Status
-from petl_bench.report.charts import (
-    FRONTIER,
-    Chart,
-    legend,
-    pareto_chart,
-    peak_charts,
-    run_legend,
-    side_by_side_chart,
-    timeline_charts,
-)
+from petl_bench.report.bar_charts import peak_charts, run_legend, side_by_side_chart
+from petl_bench.report.chart import Chart, legend
 from petl_bench.report.page import render, unbroken, write_whole
+from petl_bench.report.pareto_charts import FRONTIER, pareto_chart
 from petl_bench.report.place import environment_rows, when
 from petl_bench.report.reproduction import explain_command, run_command
+from petl_bench.report.timeline import timeline_charts
 from petl_bench.series import Axis, throughput_label
 from petl_bench.tables import (
     Group,

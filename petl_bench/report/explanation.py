@@ -5,7 +5,7 @@ from pathlib import Path
 
 from petl_bench.explanation import Explanation, StepTimeline
 from petl_bench.record import Category
-from petl_bench.report.charts import legend
+from petl_bench.report.chart import legend
 from petl_bench.report.page import render, unbroken, write_whole
 from petl_bench.report.step_chart import band_name, lifetime, step_chart
 from petl_bench.tables import ABSENT, Cell, Column, Table, percent

@@ -3,13 +3,12 @@
 Their numbers are those of `tasks.boards`. A trace's `meta` tells the page its colour.
 """
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 
 from petl_bench.palette import Look
 from petl_bench.papers.scores import PublishedPoint
-from petl_bench.report.charts import Chart
+from petl_bench.report.chart import Chart, plain
 from petl_bench.series import byte_axis
 from petl_bench.tasks.boards import Axis, Board, Curve, Standing, curves, frontier
 from petl_bench.units import format_bytes, format_count
@@ -125,7 +124,7 @@ def _trace(curve: Curve, look: Look, axis: Axis, *, x: list[float], y: list[floa
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": _plain(curve.name),
+        "name": plain(curve.name),
         "meta": f"series{look.number}",
         "x": x,
         "y": y,
@@ -136,8 +135,8 @@ def _trace(curve: Curve, look: Look, axis: Axis, *, x: list[float], y: list[floa
         },
         "customdata": [
             [
-                _plain(spot.short),
-                _plain(spot.label),
+                plain(spot.short),
+                plain(spot.label),
                 f"{100 * spot.score:.1f} %"
                 + ("" if spot.spread is None else f" \N{PLUS-MINUS SIGN} {100 * spot.spread:.1f}"),
                 _in_words(axis, spot.x),
@@ -162,8 +161,8 @@ def _published_trace(found: Sequence[PublishedPoint]) -> Chart:
         "y": [point.gain_points for point in found],
         "customdata": [
             [
-                _plain(point.label),
-                _plain(point.scored),
+                plain(point.label),
+                plain(point.scored),
                 f"{point.gain_points:+.1f} points at {point.memory_percent:.0f} % of the memory",
             ]
             for point in found
@@ -246,7 +245,3 @@ def _in_words(axis: Axis, size: float) -> str:
     if axis == "trainable_parameters":
         return f"{format_count(round(size))} trainable"
     return f"{format_bytes(round(size))} at peak"
-
-
-def _plain(text: str) -> str:
-    return html.escape(text, quote=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from petl_bench.palette import Look
 from petl_bench.papers.scores import PublishedPoint, published
-from petl_bench.report.charts import Chart
+from petl_bench.report.chart import Chart
 from petl_bench.report.page import render, write_whole
 from petl_bench.report.place import environment_rows, when
 from petl_bench.report.reproduction import train_commands

@@ -1,12 +1,12 @@
 """A step's timeline as a plotly figure in which every large tensor is a band of its own."""
 
-import html
 from collections.abc import Iterator
 from itertools import groupby
 
 from petl_bench.explanation import Band, Explanation, Moment, StepTimeline
 from petl_bench.record import Category
-from petl_bench.report.charts import Chart, event_axis, phase_shapes
+from petl_bench.report.chart import Chart, plain
+from petl_bench.report.timeline import event_axis, phase_shapes
 from petl_bench.series import byte_axis
 from petl_bench.units import format_bytes
 
@@ -95,8 +95,9 @@ def _hover(band: Band, found: StepTimeline) -> str:
         tensor.source,
         lifetime(band, found),
     ]
-    escaped = [html.escape(line, quote=False) for line in lines if line]
-    return "<br>".join([f"<b>{html.escape(band_name(band), quote=False)}</b>", *escaped])
+    return "<br>".join(
+        [f"<b>{plain(band_name(band))}</b>", *(plain(line) for line in lines if line)]
+    )
 
 
 def band_name(band: Band) -> str:

@@ -11,5 +11,5 @@ capacity    the stream through an allocator that can run full
 values      what operators answer that ask for values
 roofline    time, estimated; machines: what a GPU and a CPU need for one operator; timing: a
             CPU's step; calibration: its rates
-provenance  the module and the line that made each storage
+provenance  the module (module_calls) and the line (source_lines) that made each storage
 """

@@ -5,11 +5,10 @@ Python outside torch is the line. Backward has no calls: there the autograd node
 by its sequence number, when in forward it was made, and so by which module and line.
 """
 
-import inspect
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from types import CodeType, FrameType, TracebackType
+from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -22,12 +21,11 @@ from torch.nn.modules.module import (
 
 from petl_bench.assembly import Trainee
 from petl_bench.profilers.simulated.ledger import Ledger
+from petl_bench.profilers.simulated.module_calls import ModuleCalls
 from petl_bench.profilers.simulated.profiler import KeepsState
+from petl_bench.profilers.simulated.source_lines import SourceLines
 from petl_bench.record import Phase
 from petl_bench.training import trainable
-
-# Of the frames in these packages, none is "the line".
-_SKIPPED = ("torch", __package__, "petl_bench.own")
 
 
 class Site(NamedTuple):
@@ -59,8 +57,8 @@ class Provenance:
         self._trainee = trainee
         self._paths = dict(_paths(trainee))
         self._tensor_names = _tensor_names(self._paths)
-        self._calls = _Calls(self._paths)
-        self._lines = _Lines()
+        self._calls = ModuleCalls(self._paths)
+        self._lines = SourceLines()
         self._index: dict[Site, int] = {}
         self._known: dict[tuple[str | None, int, int], int] = {}  # path, code, instruction
         self._backward_of: dict[int, int] = {}
@@ -193,102 +191,6 @@ class Provenance:
         return index
 
 
-class _Calls:
-    """The module calls under way, and whose method a frame is.
-
-    A method that runs while its module is not being called (from another module's hook, say) is
-    its module's work nevertheless. Of several modules with that method it is the one whose parts
-    were called last. A frame's `self` would tell, but to read `f_locals` keeps all that was in
-    them alive (before Python 3.13), and so would change the memory that is to be explained.
-    """
-
-    def __init__(self, paths: Mapping[nn.Module, str]) -> None:
-        self._stack: list[str] = []
-        self._owners: dict[int, set[str]] = {}  # id of a method's code -> paths
-        self._last_entered: dict[str, int] = {}
-        self._within: dict[str, tuple[str, ...]] = {}  # a path and those above it
-        self._entries = 0
-        for module, path in paths.items():
-            parts = path.split(".")
-            self._within[path] = tuple(".".join(parts[:n]) for n in range(len(parts) + 1))
-            for code in _methods(type(module)):
-                self._owners.setdefault(id(code), set()).add(path)
-
-    @property
-    def under_way(self) -> bool:
-        return bool(self._stack)
-
-    @property
-    def innermost(self) -> str | None:
-        return self._stack[-1] if self._stack else None
-
-    def enter(self, path: str) -> None:
-        self._stack.append(path)
-        self._entries += 1
-        for above in self._within[path]:
-            self._last_entered[above] = self._entries
-
-    def leave(self) -> None:
-        self._stack.pop()
-
-    def owners(self, code: CodeType) -> set[str] | None:
-        """Paths of the modules that have `code` as a method."""
-        return self._owners.get(id(code))
-
-    def resolve(self, owners: set[str]) -> str:
-        """Path of the module at work, where a method of `owners` is the innermost one running."""
-        innermost = self._stack[-1]
-        if any(path in owners for path in reversed(self._stack)):
-            return innermost
-        owner = max(sorted(owners), key=lambda path: self._last_entered.get(path, 0))
-        return innermost if owner in self._within[innermost] else owner
-
-
-class _Lines:
-    """Which frames may be "the line", and the name of their file."""
-
-    def __init__(self) -> None:
-        self._files: dict[int, tuple[CodeType, str | None]] = {}  # by id: hashing code is slow
-
-    def first(self, frame: FrameType | None) -> FrameType | None:
-        """`frame`, or the nearest one that called it from outside torch and the simulator."""
-        while frame is not None:
-            known = self._files.get(id(frame.f_code))
-            if (self._file(frame) if known is None else known[1]) is not None:
-                return frame
-            frame = frame.f_back
-        return None
-
-    def file(self, frame: FrameType) -> str | None:
-        """The frame's file, as its package knows it."""
-        return self._files[id(frame.f_code)][1]
-
-    def _file(self, frame: FrameType) -> str | None:
-        module = frame.f_globals.get("__name__", "")
-        skipped = any(module == name or module.startswith(f"{name}.") for name in _SKIPPED)
-        file = None if skipped else _file_in_package(frame.f_code.co_filename, module)
-        self._files[id(frame.f_code)] = frame.f_code, file  # the code, so that its id stays its own
-        return file
-
-
-def _file_in_package(path: str, module: str) -> str:
-    """`path` from the package on that `module` is in, so that it is the same on every machine.
-
-    >>> _file_in_package("/any/site-packages/transformers/cache.py", "transformers.cache")
-    'transformers/cache.py'
-    >>> _file_in_package("/any/checkout/methods/lst.py", "petl_bench.methods.lst")
-    'methods/lst.py'
-    """
-    parts = path.replace("\\", "/").split("/")
-    names = module.split(".")
-    if parts[-1] == "__init__.py":
-        names.append("__init__")
-    shared = 1
-    while shared < min(len(parts), len(names)) and parts[-1 - shared] == names[-1 - shared]:
-        shared += 1
-    return "/".join(parts[-shared:])
-
-
 def _paths(trainee: Trainee) -> Iterator[tuple[nn.Module, str]]:
     """Every module's path, the backbone's own as they were before the method came.
 
@@ -316,12 +218,3 @@ def _tensor_names(paths: Mapping[nn.Module, str]) -> dict[torch.Tensor, Name]:
         for name, tensor in own:
             names.setdefault(tensor, Name(path, f"{path}.{name}" if path else name))
     return names
-
-
-def _methods(kind: type) -> Iterator[CodeType]:
-    """Code of the methods of a module's class that are not nn.Module's."""
-    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
-        for value in vars(base).values():
-            function = inspect.unwrap(value) if callable(value) else None
-            if inspect.isfunction(function):
-                yield function.__code__

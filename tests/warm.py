@@ -95,7 +95,7 @@ def _run(arguments):
 
 
 @contextmanager
-def _warm():
+def warmed():
     """Inside, children that run a Python module or file are forked, and so are theirs."""
     import torch
 
@@ -108,11 +108,11 @@ def _warm():
 @pytest.fixture(scope="session")
 def warm():
     """The context within which processes are warm."""
-    return _warm
+    return warmed
 
 
 @pytest.fixture
 def warm_processes():
     """Processes that this test starts are warm."""
-    with _warm():
+    with warmed():
         yield

@@ -28,19 +28,24 @@ TINY = {
 }
 BATCH, SOURCE, TARGET, RANK = 64, 64, 8, 32
 
-# Two commands in one process, since each would take seconds to import torch.
+# Two commands in one process, and run's worker is forked from it: each would take seconds to import
+# torch.
 BOTH = """
 import sys
 
 import petl_bench
 from petl_bench.cli import main
+from petl_bench.worker import warm_up
+from warm import warmed
 
 assert petl_bench.__file__.startswith(sys.argv[1])
+warm_up()
 codes = []
 for command in sys.argv[2:]:
     sys.argv = ["petl-bench", *command.split()]
     try:
-        main()
+        with warmed():
+            main()
     except SystemExit as left:
         codes.append(left.code or 0)
 print(*codes, sep="\\n", file=sys.stderr)
@@ -58,7 +63,7 @@ def trainable_parameters("""
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, warm):
     """A folder with a tiny backbone and its finished run."""
     folder = tmp_path_factory.mktemp("gate")
     (folder / "tiny-t5").mkdir()
@@ -69,7 +74,8 @@ def place(tmp_path_factory):
         backbone={"name": [str(folder / "tiny-t5")]},
         workload={**workload, "target_length_tokens": [TARGET]},
     )
-    records = petl_bench.run(suite, out=folder / "base")
+    with warm():
+        records = petl_bench.run(suite, out=folder / "base")
     assert petl_bench.read(folder / "base") == records
     frame = petl_bench.to_frame(records)
     assert list(frame["status"]) == ["ok", "ok"]
@@ -124,7 +130,7 @@ def test_one_more_activation_kept_turns_ci_red_and_is_named(command, place, slip
             "compare baseline.jsonl new --junit junit.xml",
         ],
         cwd=place,
-        env={**os.environ, "PYTHONPATH": str(slipped)},
+        env={**os.environ, "PYTHONPATH": f"{slipped}{os.pathsep}{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         check=False,

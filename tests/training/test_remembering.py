@@ -1,5 +1,7 @@
 """Remembered operators beside those that are asked every time."""
 
+import gc
+
 import pytest
 import torch
 
@@ -72,6 +74,16 @@ def test_an_operator_that_has_been_seen_is_not_asked_again():
     for shape in ((2, 3), (2, 3), (6,), (2, 3)):
         assert run(on_meta(*shape)).shape == shape
     assert asked == [(2, 3), (6,)]
+
+
+def test_what_is_remembered_is_not_searched_for_cycles():
+    run, write = _Remembering(aten.cat.default), _Writing(aten.add_.Tensor)
+    run([on_meta(2, 3), on_meta(4, 3)])
+    write(on_meta(2, 3), on_meta(3))
+    for _ in range(8):  # a search leaves out tuples of what is left out already, level by level
+        gc.collect()
+    remembered = [*run._forms, *run._forms.values(), *write._fine]
+    assert [gc.is_tracked(part) for part in remembered] == [False] * 3
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,8 @@ def _writes_data_alone(func: Any) -> bool:
 class _Remembering:
     def __init__(self, func: Any) -> None:
         self._func = func
-        self._forms: dict[Any, list[_Form] | None] = {}  # None: not to be made from forms alone
+        # None: not to be made from forms alone.
+        self._forms: dict[Any, tuple[_Form, ...] | None] = {}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -130,12 +131,12 @@ def _kept(key: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(_kept(part) if isinstance(part, tuple) else part for part in key)
 
 
-def _forms(results: Iterable[Any], used: set[int]) -> list[_Form] | None:
+def _forms(results: Iterable[Any], used: set[int]) -> tuple[_Form, ...] | None:
     """The forms of results that have storages of their own, and only if `used` are some others."""
     results = list(results)
     if not used or not all(map(_is_plain, results)) or used & _storages(results):
         return None
-    return [(tuple(result.shape), result.stride(), result.dtype) for result in results]
+    return tuple((tuple(result.shape), result.stride(), result.dtype) for result in results)
 
 
 def _is_plain(result: Any) -> bool:

@@ -2,7 +2,7 @@ import json
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -157,6 +157,7 @@ def records(draw):
     )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(records())
 def test_a_record_that_is_written_and_read_is_the_same_record(record):
     line = record.model_dump_json()

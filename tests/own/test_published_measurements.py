@@ -22,9 +22,14 @@ from transformers import (
 )
 
 import petl_bench
+from petl_bench import backbones, cards
 from petl_bench.cards import Card
+from petl_bench.case import Case, MethodChoice, Workload
 from petl_bench.own import simulated
+from petl_bench.profilers.simulated.era import ERAS
+from petl_bench.profilers.simulated.profiler import simulate
 from petl_bench.record import Category
+from petl_bench.units import MIB
 
 MB = 1_000_000
 BATCH, TOKENS = 2, 16
@@ -172,3 +177,16 @@ def test_an_amd_gpu_allocated_and_reserved_the_same_bytes(task):
 def test_an_nvidia_gpu_reserved_the_same_bytes():
     _, reserved = simulated_peaks(TASKS["text-generation"])
     assert published("text-generation", "NVIDIA") == [set(), {reserved}]
+
+
+def test_nvidia_smi_showed_the_same_megabytes_for_bert_large():
+    """Of transformers' guide of 2022: a V100, batch 4, 512 tokens; 1,341 MiB are CUDA's own."""
+    case = Case(
+        backbone=backbones.find("bert-large"),
+        method=MethodChoice(name="full"),
+        workload=Workload(batch_size=4, source_length_tokens=512, optimizer="adamw_loop"),
+    )
+    taken = simulate(case, cards.find("t4"), ERAS["torch-1.10"])
+    steps = [memory.peak_reserved_bytes for step in taken.steps for memory in step.values()]
+    assert taken.load.peak_reserved_bytes == (2_631 - 1_341) * MIB
+    assert max(steps) == (14_949 - 1_341) * MIB

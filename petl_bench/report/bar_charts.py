@@ -33,7 +33,8 @@ def peak_charts(group: Group) -> list[tuple[str, Chart]]:
 def _peak_chart(found: Sequence[Bar], largest: int) -> Chart:
     unit, unit_name = byte_axis(largest)
     labels = [_broken(bar.label) for bar in found]
-    lines = sum(max(2, label.count("<br>") + 1) for label in labels)
+    # Rows are equally high, so that each has room for the longest label.
+    lines = len(labels) * max([2, *(label.count("<br>") + 1 for label in labels)])
     traces = [
         _bar_trace(found, category, unit)
         for category in present([bar.by_category or {} for bar in found])
